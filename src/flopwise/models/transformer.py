@@ -1,0 +1,146 @@
+"""The decoder transformer: RMSNorm, rotary positions, SwiGLU, grouped-query attention.
+
+Same mathematics as the Llama family in `transformers`; query/key/value and gate/up are fused into one
+matrix each, because at a few hundred thousand parameters the number of kernel calls is what costs.
+`models.hf` writes and reads the unfused names.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flopwise.models.config import ModelConfig
+
+
+def rope_tables(cfg: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [length, head_dim] of the rotary positions (RoFormer, arXiv 2104.09864)."""
+    half = torch.arange(0, cfg.head_dim, 2, dtype=torch.float32) / cfg.head_dim
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), cfg.rope_theta**-half)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn x [..., T, head_dim] by its positions; cos and sin broadcast against it."""
+    a, b = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-b, a], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal self-attention; `qkv` holds all query heads, then key heads, then value heads."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.cfg = cfg
+        self.qkv = nn.Linear(cfg.d_model, (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.head_dim, bias=False)
+        self.out = nn.Linear(cfg.n_heads * cfg.head_dim, cfg.d_model, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [B, T, d_model] -> [B, T, d_model]."""
+        B, T, _ = x.shape
+        H, K, D = self.cfg.n_heads, self.cfg.n_kv_heads, self.cfg.head_dim
+        heads = self.qkv(x).view(B, T, H + 2 * K, D).transpose(1, 2)
+        # Queries and keys turn together: one rotary call instead of two.
+        turned = apply_rope(heads[:, : H + K], cos, sin)
+        q, k, v = turned[:, :H], turned[:, H:], heads[:, H + K :]
+        if H != K:
+            k, v = (t.repeat_interleave(H // K, dim=1) for t in (k, v))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return self.out(mixed.transpose(1, 2).reshape(B, T, H * D))
+
+
+class MLP(nn.Module):
+    """SwiGLU (Shazeer, arXiv 2002.05202): down(silu(gate(x)) * up(x)), gate and up fused."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.gate_up = nn.Linear(cfg.d_model, 2 * cfg.d_ff, bias=False)
+        self.down = nn.Linear(cfg.d_ff, cfg.d_model, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, T, d_model] -> [B, T, d_model]."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Pre-norm residual block."""
+
+    def __init__(self, cfg: ModelConfig):
+        super().__init__()
+        self.attn_norm = nn.RMSNorm(cfg.d_model, eps=cfg.norm_eps)
+        self.attn = Attention(cfg)
+        self.mlp_norm = nn.RMSNorm(cfg.d_model, eps=cfg.norm_eps)
+        self.mlp = MLP(cfg)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [B, T, d_model] -> [B, T, d_model]."""
+        x = x + self.attn(self.attn_norm(x), cos, sin)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Transformer(nn.Module):
+    """A decoder language model, or with `n_scores=1` a scorer (outcome reward model) on the same trunk."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, cfg: ModelConfig, n_scores: int = 0):
+        super().__init__()
+        self.cfg = cfg
+        self.embed = nn.Embedding(cfg.vocab_size, cfg.d_model)
+        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
+        self.norm = nn.RMSNorm(cfg.d_model, eps=cfg.norm_eps)
+        self.head = nn.Linear(cfg.d_model, n_scores or cfg.vocab_size, bias=False)
+        self.n_scores = n_scores
+        if cfg.tie_embeddings and not n_scores:
+            self.head.weight = self.embed.weight
+        cos, sin = rope_tables(cfg, cfg.max_seq_len)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """ids [B, T] -> normalised last hidden states [B, T, d_model]."""
+        T = ids.shape[1]
+        if T > self.cfg.max_seq_len:
+            raise ValueError(f"{T} tokens do not fit the model's context of {self.cfg.max_seq_len}")
+        x = self.embed(ids)
+        for block in self.blocks:
+            x = block(x, self.cos[:T], self.sin[:T])
+        return self.norm(x)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [B, T] -> logits [B, T, vocab_size] (or scores [B, T, n_scores])."""
+        return self.head(self.hidden(ids))
+
+    @torch.no_grad()
+    def initialise(self, seed: int) -> Transformer:
+        """Draw the weights: 0.7/sqrt(fan-in), residual outputs also by 1/sqrt(2 depth), zero head.
+
+        A standard deviation of .02 at width 64 would lose two thirds of the early progress
+        (`docs/design.md`, "What was measured"). The embedding is drawn at unit scale.
+        """
+        rng = torch.Generator().manual_seed(seed)
+
+        def normal(weight: Tensor, std: float) -> None:
+            weight.copy_(torch.randn(weight.shape, generator=rng) * std)
+
+        normal(self.embed.weight, 1.0 if not self.cfg.tie_embeddings else self.cfg.d_model**-0.5)
+        depth_scale = 1 / math.sqrt(2 * self.cfg.n_layers)
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            for linear, scale in (
+                (block.attn.qkv, 1.0), (block.attn.out, depth_scale),
+                (block.mlp.gate_up, 1.0), (block.mlp.down, depth_scale),
+            ):  # fmt: skip
+                normal(linear.weight, 0.7 * scale / math.sqrt(linear.in_features))
+            block.attn_norm.weight.fill_(1.0)
+            block.mlp_norm.weight.fill_(1.0)
+        self.norm.weight.fill_(1.0)
+        if not (self.cfg.tie_embeddings and not self.n_scores):
+            self.head.weight.zero_()
+        return self
