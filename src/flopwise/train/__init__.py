@@ -1,0 +1,1 @@
+"""The one training loop: pretraining and every post-training method are data plus an objective."""

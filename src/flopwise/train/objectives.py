@@ -1,0 +1,95 @@
+"""What a training step minimises. The loop is blind to the method: a method is data plus one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flopwise.models.transformer import Transformer
+
+
+@dataclass
+class Batch:
+    """One step's data. B sequences of T tokens; everything but `ids` is optional to some objective.
+
+    `generate_flops`, `score_flops` and `info` say what making the batch cost (roll-outs, reference and
+    teacher passes) and showed; the loop keeps the ledger.
+    """
+
+    ids: Tensor
+    """[B, T] int64 input tokens."""
+    targets: Tensor | None = None
+    """[B, T] int64 next tokens."""
+    weights: Tensor | None = None
+    """[B, T] float32, 0 where nothing is learned (prompt, padding); None means 1 everywhere."""
+    advantages: Tensor | None = None
+    """[B, T] float32, of the token in `targets`."""
+    old_logprobs: Tensor | None = None
+    """[B, T] float32 under the policy that sampled."""
+    labels: Tensor | None = None
+    """[B] float32 in {0, 1}: whether the sequence is right (outcome reward models)."""
+    last: Tensor | None = None
+    """[B] int64 index of each sequence's last token."""
+    generate_flops: float = 0.0
+    score_flops: float = 0.0
+    info: dict[str, float] = field(default_factory=dict)
+
+
+Objective = Callable[[Transformer, Batch], tuple[Tensor, dict[str, float]]]
+
+
+def cross_entropy(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Weighted mean of -log p(target), in nats per token: pretraining, fine-tuning, sequence distillation."""
+    assert batch.targets is not None
+    logits = model(batch.ids).flatten(0, 1)
+    if batch.weights is None:
+        return F.cross_entropy(logits, batch.targets.flatten()), {}
+    losses = F.cross_entropy(logits, batch.targets.flatten(), reduction="none")
+    weights = batch.weights.flatten()
+    return (losses * weights).sum() / weights.sum().clamp_min(1.0), {}
+
+
+def token_logprobs(model: Transformer, ids: Tensor, targets: Tensor) -> Tensor:
+    """log p(target) [B, T] under the model, in nats."""
+    logits = model(ids)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return -losses.view(targets.shape)
+
+
+def policy_gradient(clip_low: float = 0.2, clip_high: float = 0.28) -> Objective:
+    """Clipped policy gradient on token advantages, normalised by a constant number of tokens.
+
+    The ratio is clipped to [1 - clip_low, 1 + clip_high] (PPO, arXiv 1707.06347, eq. 7; the wider upper
+    side is DAPO's "clip-higher", arXiv 2503.14476, section 3.1). The token mean over the whole batch
+    rather than per sequence avoids GRPO's length bias (Dr. GRPO, arXiv 2503.20783, section 3).
+    """
+
+    def objective(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        assert batch.targets is not None and batch.weights is not None
+        assert batch.advantages is not None and batch.old_logprobs is not None
+        log_ratio = (token_logprobs(model, batch.ids, batch.targets) - batch.old_logprobs) * batch.weights
+        ratio = log_ratio.exp()
+        clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
+        gain = torch.minimum(ratio * batch.advantages, clipped * batch.advantages) * batch.weights
+        n_tokens = batch.weights.sum().clamp_min(1.0)
+        logs = {"approx_kl": float(-log_ratio.detach().sum() / n_tokens)}
+        return -gain.sum() / n_tokens, logs
+
+    return objective
+
+
+def outcome_reward(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    """Binary cross-entropy of a scorer's value at the last token against right or wrong.
+
+    An outcome reward model (Cobbe et al., arXiv 2110.14168, section 4): its score is the log-odds that
+    the finished solution is right.
+    """
+    assert batch.labels is not None and batch.last is not None
+    hidden = model.hidden(batch.ids)
+    at_last = hidden[torch.arange(len(hidden)), batch.last]
+    scores = model.head(at_last).squeeze(-1)
+    return F.binary_cross_entropy_with_logits(scores, batch.labels), {}

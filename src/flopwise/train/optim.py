@@ -1,0 +1,159 @@
+"""Muon for the hidden matrices, AdamW for everything else, and the rate rule across sizes.
+
+Rule (one base rate for every width): a hidden matrix is moved by an update whose singular values are all
+`muon_lr * sqrt(max(1, fan_out / fan_in))`, the scale under which features learn at the same speed at every
+width (Yang, Simon and Bernstein, "A spectral condition for feature learning", arXiv 2310.17813, condition 1).
+The embedding's rate is the same at every width, the output head's falls as 1/width (Yang et al., muP,
+arXiv 2203.03466, table 8, for Adam). `docs/results/lr_rule.md` holds the sweep that tests it on the ladder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flopwise.models.transformer import Block, Transformer
+
+REFERENCE_WIDTH = 64
+"""Width at which `head_lr` is stated; the head's rate at width d is head_lr * 64 / d."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Base learning rates; all are multiplied by the schedule's factor."""
+
+    muon: float = 0.02
+    embed: float = 0.01
+    head: float = 0.004
+    norm: float = 0.01
+    weight_decay: float = 0.0
+    momentum: float = 0.95
+    betas: tuple[float, float] = (0.9, 0.99)
+
+    def scaled(self, factor: float) -> Rates:
+        """The same rates times `factor`: fine-tuning moves every group more gently alike."""
+        return Rates(
+            self.muon * factor, self.embed * factor, self.head * factor, self.norm * factor,
+            self.weight_decay, self.momentum, self.betas,
+        )  # fmt: skip
+
+
+def orthogonalise(G: Tensor, steps: int = 5) -> Tensor:
+    """Bring the singular values of each matrix in G [..., rows, cols] near 1 by Newton-Schulz iteration.
+
+    Quintic coefficients of Jordan et al., "Muon" (2024, kellerjordan.github.io/posts/muon): after five
+    steps the singular values lie in about [0.7, 1.2], which is as good as exact for training.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    X = G / (G.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    tall = X.shape[-2] > X.shape[-1]
+    if tall:
+        X = X.mT
+    for _ in range(steps):
+        A = X @ X.mT
+        X = a * X + (b * A + c * A @ A) @ X
+    return X.mT if tall else X
+
+
+class Optimiser:
+    """Muon + AdamW over a Transformer; its whole state is a flat dict of tensors.
+
+    Matrices of one shape are stacked, so the iteration costs a few batched products for the model
+    instead of a few per matrix. The fused query/key/value and gate/up matrices are taken apart first:
+    each part is a map of its own.
+    """
+
+    def __init__(self, model: Transformer, rates: Rates):
+        self.rates = rates
+        self.model = model
+        cfg = model.cfg
+        parts: list[Tensor] = []
+        self.matrices: list[nn.Parameter] = []
+        kv = cfg.n_kv_heads * cfg.head_dim
+        for block in model.blocks:
+            assert isinstance(block, Block)
+            splits = (
+                (block.attn.qkv.weight, [cfg.n_heads * cfg.head_dim, kv, kv]),
+                (block.attn.out.weight, [cfg.d_model]),
+                (block.mlp.gate_up.weight, [cfg.d_ff, cfg.d_ff]),
+                (block.mlp.down.weight, [cfg.d_model]),
+            )
+            for weight, rows in splits:
+                self.matrices.append(weight)
+                weight.grad = torch.zeros_like(weight)
+                parts += list(zip(weight.detach().split(rows), weight.grad.split(rows), strict=True))
+        # Parts are views of weight and gradient. Tall and wide matrices of one shape share a stack.
+        self.stacks: dict[tuple[int, int], list[tuple[Tensor, Tensor, bool]]] = {}
+        for weight, grad in parts:
+            rows, cols = weight.shape
+            flip = rows > cols
+            self.stacks.setdefault((min(rows, cols), max(rows, cols)), []).append((weight, grad, flip))
+        self.momentum = {
+            shape: torch.zeros(len(entries), *shape) for shape, entries in self.stacks.items()
+        }
+        hidden = {id(p) for p in self.matrices}
+        head_lr = rates.head * REFERENCE_WIDTH / cfg.d_model
+        groups: list[dict[str, Any]] = [
+            {"params": [model.embed.weight], "lr": rates.embed},
+            {"params": [p for p in model.parameters() if p.ndim == 1], "lr": rates.norm, "weight_decay": 0.0},
+        ]
+        if model.head.weight is not model.embed.weight:
+            groups.append({"params": [model.head.weight], "lr": head_lr})
+        assert all(id(p) not in hidden for g in groups for p in g["params"])
+        self.adam = torch.optim.AdamW(
+            groups, betas=rates.betas, eps=1e-10, weight_decay=rates.weight_decay, fused=True
+        )
+        self.base_lr = [g["lr"] for g in self.adam.param_groups]
+
+    def zero_grad(self) -> None:
+        """Clear gradients; the matrices' gradients keep their memory, which the stacks view."""
+        torch._foreach_zero_([p.grad for p in self.matrices])
+        self.adam.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def step(self, factor: float) -> None:
+        """One update at `factor` times the base rates."""
+        for group, base in zip(self.adam.param_groups, self.base_lr, strict=True):
+            group["lr"] = base * factor
+        self.adam.step()
+        lr = self.rates.muon * factor
+        decay = 1.0 - lr * self.rates.weight_decay
+        for shape, entries in self.stacks.items():
+            grads = torch.stack([g.mT if flip else g for _, g, flip in entries])
+            buffer = self.momentum[shape]
+            buffer.lerp_(grads, 1 - self.rates.momentum)
+            update = orthogonalise(grads.lerp_(buffer, self.rates.momentum))
+            wide = (shape[1] / shape[0]) ** 0.5
+            for (weight, _, flip), delta in zip(entries, update, strict=True):
+                if self.rates.weight_decay:
+                    weight.mul_(decay)
+                # A flipped entry is tall: fan_out / fan_in is the long side over the short one.
+                weight.add_(delta.mT if flip else delta, alpha=-lr * (wide if flip else 1.0))
+
+    def clip(self, limit: float) -> Tensor:
+        """Scale all gradients to a joint norm of at most `limit`; returns the norm before."""
+        return nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything needed to go on bit for bit."""
+        out = {f"muon.{a}x{b}": m for (a, b), m in self.momentum.items()}
+        for i, (_, state) in enumerate(sorted(self.adam.state_dict()["state"].items())):
+            for key, value in state.items():
+                out[f"adam.{i}.{key}"] = value
+        return out
+
+    def load_state(self, tensors: dict[str, Tensor]) -> None:
+        """Take back what `state` gave (KeyError or RuntimeError where shapes differ)."""
+        for (a, b), m in self.momentum.items():
+            m.copy_(tensors[f"muon.{a}x{b}"])
+        n_params = sum(len(g["params"]) for g in self.adam.param_groups)
+        adam = self.adam.state_dict()
+        adam["state"] = {
+            i: {key: tensors[f"adam.{i}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
+            for i in range(n_params)
+            if f"adam.{i}.step" in tensors
+        }
+        self.adam.load_state_dict(adam)
