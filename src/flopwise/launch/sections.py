@@ -1,0 +1,169 @@
+"""The sections of a three-laws recipe: every knob of `flopwise demo`, with its limits.
+
+Imports no torch: a recipe is checked before anything heavy starts.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataSection(Section):
+    """What the models read, and the task they are judged on."""
+
+    corpora: list[str] = Field(min_length=1)
+    max_chars: Count = 3_500_000
+    vocab_size: Annotated[int, Field(ge=300, le=65_535)] = 512
+    heldout_fraction: Share = 0.04
+    task: str = "countdown"
+    demonstrations: Count = 4000
+    rl_problems: Count = 6000
+    val_problems: Count = 512
+    test_problems: Count = 1000
+
+
+class Rung(Section):
+    """A size and a token budget."""
+
+    width: Count
+    tokens: Count
+
+
+class RatesSection(Section):
+    """Base learning rates, see `train.optim.Rates`."""
+
+    muon: float = Field(0.02, gt=0)
+    embed: float = Field(0.01, gt=0)
+    head: float = Field(0.004, gt=0)
+
+
+class LadderSection(Section):
+    """Law 1: sizes times budgets, and the larger run that no fit sees."""
+
+    widths: list[Count] = Field(min_length=2)
+    depth: Count = 2
+    budgets: list[Count] = Field(min_length=2)
+    held_out: Rung
+    extra_seeds: dict[int, Count] = {}
+    batch_size: Count = 16
+    seq_len: Annotated[int, Field(ge=16)] = 128
+    warmup_steps: Count = 40
+    decay_fraction: Share = 0.2
+    mixture: dict[str, Share] = {"text": 0.75, "task": 0.25}
+    heldout_tokens: Count = 65_536
+    rates: RatesSection = RatesSection()
+
+    @property
+    def context(self) -> int:
+        """The models' context: training length, so that nothing is extrapolated in position."""
+        return self.seq_len
+
+    @model_validator(mode="after")
+    def _held_out_is_larger(self) -> LadderSection:
+        if self.held_out.width <= max(self.widths):
+            raise ValueError(
+                f"held_out.width is {self.held_out.width}, must be above the ladder's largest, {max(self.widths)}"
+            )
+        return self
+
+
+class LawSection(Section):
+    """Which forms compete to predict the held-out run."""
+
+    candidates: list[str] = Field(default=["chinchilla", "coupled", "broken"], min_length=1)
+
+
+class MethodSection(Section):
+    """A fine-tuning phase."""
+
+    steps: Count
+    batch_size: Count = 64
+    rate_factor: float = Field(0.3, gt=0)
+    curve_points: Count = 4
+
+
+class RejectionSection(MethodSection):
+    """Rejection sampling in rounds; steps are per round."""
+
+    rounds: Count = 2
+    problems: Count = 2000
+    n: Count = 8
+    keep_per_problem: Count = 2
+    temperature: float = Field(1.0, gt=0)
+
+
+class DistillSection(MethodSection):
+    """Verified sequence distillation from the best model."""
+
+    problems: Count = 4000
+    n: Count = 4
+    keep_per_problem: Count = 2
+    temperature: float = Field(1.0, gt=0)
+
+
+class GrpoSection(Section):
+    """Reinforcement learning with the verifier as reward."""
+
+    steps: Count
+    problems_per_step: Count = 64
+    group_size: Annotated[int, Field(ge=2)] = 16
+    max_tokens: Count = 64
+    temperature: float = Field(1.0, gt=0)
+    rate_factor: float = Field(0.05, gt=0)
+    final_rate: float = Field(0.3, ge=0)
+    clip_low: float = Field(0.2, gt=0)
+    clip_high: float = Field(0.28, gt=0)
+    scale_by_std: bool = True
+    curve_points: Count = 12
+
+
+class RewardSection(MethodSection):
+    """The outcome reward model."""
+
+    problems: Count = 1500
+    test_problems: Count = 200
+    n: Count = 8
+    temperature: float = Field(1.0, gt=0)
+
+
+class PosttrainSection(Section):
+    """Law 2: every method from one base, its control beside it."""
+
+    base: Rung
+    more_pretraining: Rung
+    student: Rung
+    val_problems: Count = 256
+    sft: MethodSection
+    rejection: RejectionSection
+    grpo: GrpoSection
+    distill: DistillSection
+    reward: RewardSection
+
+
+class TestTimeSection(Section):
+    """Law 3: how many samples, of how many held-out problems."""
+
+    problems: Count = 512
+    n: Count = 64
+    fit_up_to: Count = 16
+    shown_problems: Count = 4
+    light_n: Count = 16
+    max_tokens: Count = 64
+
+
+class PlanSection(Section):
+    """What to plan for."""
+
+    budget_flops: float = Field(gt=0)
+    questions: float = Field(gt=0)

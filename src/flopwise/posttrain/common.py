@@ -1,0 +1,165 @@
+"""What every post-training step shares: load the start, train, measure on validation problems, write the record."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from flopwise.errors import FlopwiseError
+from flopwise.flops.count import count_params, train_flops
+from flopwise.models import hf
+from flopwise.models.transformer import Transformer
+from flopwise.train.loop import Counters, train
+from flopwise.train.objectives import Batch, Objective, cross_entropy
+from flopwise.train.optim import Optimiser, Rates
+from flopwise.train.schedule import Linear
+
+if TYPE_CHECKING:
+    from flopwise.data.prepare import PreparedData
+    from flopwise.infer.engine import SampleBatch
+    from flopwise.posttrain.examples import Example
+    from flopwise.records.folder import RunFolder
+    from flopwise.records.record import Metric
+
+Progress = Callable[[float], None]
+
+
+@dataclass
+class Bench:
+    """One step's workbench: the start model, its data, the spec."""
+
+    folder: RunFolder
+    data: PreparedData
+    model: Transformer
+
+    @classmethod
+    def open(cls, folder: RunFolder, parents: dict[str, RunFolder], role: str = "init") -> Bench:
+        """Load the model of parent `role` and the prepared data."""
+        from flopwise.data.prepare import PreparedData
+
+        return cls(folder, PreparedData(parents["data"].path), hf.load(parents[role].path / "model"))
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """All the step was asked to do."""
+        return self.folder.spec
+
+    def demonstrations(self) -> list[Example]:
+        """The fixed set of worked examples every method starts from."""
+        return to_examples(self.data, [(d.prompt, d.completion) for d in self.data.demos()])
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Greedy accuracy on the first `val_problems` validation problems; a yardstick, not part of the spend."""
+        problems = self.data.problems("val")[: self.spec["val_problems"]]
+        right = sum(greedy_correct(self.model, self.data, problems))
+        p = right / len(problems)
+        return {"val_accuracy": p, "val_se": math.sqrt(p * (1 - p) / len(problems)), "val_n": len(problems)}
+
+    def eval_steps(self, total: int) -> set[int]:
+        """Steps at which the accuracy curve is taken: `curve_points` of them, the last included."""
+        k = max(1, self.spec["curve_points"])
+        return {round(total * i / k) for i in range(1, k + 1)}
+
+    def fit(
+        self, next_batch: Callable[[int], Batch | None], steps: int, progress: Progress,
+        objective: Objective = cross_entropy, log_every: int = 20,
+    ) -> Counters:  # fmt: skip
+        """Train with the spec's rates: linear decay after a short warm-up."""
+        rates = Rates(**self.spec["rates"]).scaled(self.spec["rate_factor"])
+        optimiser = Optimiser(self.model, rates)
+        schedule = Linear(self.spec.get("warmup_steps", 10), steps, self.spec.get("final_rate", 0.0))
+        return train(
+            self.model, optimiser, next_batch, objective, schedule, self.folder, first_step=0, last_step=steps,
+            progress=lambda f: progress(0.97 * f), evaluate=self.validate, evaluate_at=self.eval_steps(steps),
+            log_every=log_every,
+        )  # fmt: skip
+
+    def finish(
+        self, counters: Counters, metrics: dict[str, Metric], tokens_unique: int | None, extra: dict[str, Any] | None = None
+    ) -> None:
+        """Save the model, drop the training state, write the record."""
+        from flopwise.records.record import Metric
+        from flopwise.train.checkpoint import STATE_FILE
+
+        last = self.folder.curve("val_accuracy")
+        if last:
+            row = last[-1]
+            metrics = {
+                "val_accuracy": Metric(value=row["val_accuracy"], se=row["val_se"], n=int(row["val_n"])), **metrics
+            }  # fmt: skip
+        hf.save(self.model, self.folder.path / "model", self.data.tokenizer)
+        (self.folder.path / STATE_FILE).unlink(missing_ok=True)
+        self.folder.finish(
+            metrics=metrics, spend=counters.spend(), model=model_fields(self.model),
+            data={"corpus": self.data.task, "tokens_seen": counters.tokens, "tokens_unique": tokens_unique, "modality": "text"},
+            extra={"width": self.model.cfg.d_model, **(extra or {})},
+        )  # fmt: skip
+
+
+def model_fields(model: Transformer) -> dict[str, Any]:
+    """The `model` part of a record."""
+    params = count_params(model.cfg)
+    return {
+        "n_params_total": params.total, "n_params_active": params.active,
+        "n_params_non_embedding": params.non_embedding, "architecture": model.cfg.to_dict(),
+    }  # fmt: skip
+
+
+def to_examples(data: PreparedData, pairs: list[tuple[str, str]]) -> list[Example]:
+    """Tokenise (prompt, completion) texts; the end-of-text token closes each completion."""
+    from flopwise.posttrain.examples import Example
+
+    tok = data.tokenizer
+    prompts = tok.encode_batch([p for p, _ in pairs])
+    completions = tok.encode_batch([c for _, c in pairs])
+    return [Example(tuple(p), (*c, tok.eos_id)) for p, c in zip(prompts, completions, strict=True)]
+
+
+def sample(
+    model: Transformer, data: PreparedData, problems: list[Any], n: int, seed: int,
+    temperature: float = 1.0, max_tokens: int = 64,
+) -> SampleBatch:  # fmt: skip
+    """n completions per problem from the local engine."""
+    from flopwise.infer.local import LocalEngine
+
+    model.eval()
+    prompts = data.tokenizer.encode_batch([p.prompt for p in problems])
+    engine = LocalEngine(model)
+    return engine.sample(
+        prompts, n=n, max_tokens=max_tokens, stop=[data.tokenizer.eos_id], temperature=temperature, seed=seed
+    )
+
+
+def verify_all(data: PreparedData, problems: list[Any], samples: SampleBatch) -> list[bool]:
+    """Whether each sample is right, by the task's exact verifier. A sample cut before its end is wrong."""
+    from flopwise.data.countdown import verify
+
+    texts = data.tokenizer.decode_batch(completion_ids(samples, strip_stop=True))
+    return [
+        bool(done) and verify(problems[i], text)
+        for i, text, done in zip(samples.prompt_index, texts, samples.finished, strict=True)
+    ]
+
+
+def completion_ids(samples: SampleBatch, strip_stop: bool = False) -> list[list[int]]:
+    """Ragged token ids of the completions, with or without the final end-of-text token."""
+    out = []
+    for row, length, done in zip(samples.ids, samples.lengths, samples.finished, strict=True):
+        out.append(row[: length - 1 if strip_stop and done else length].tolist())
+    return out
+
+
+def greedy_correct(model: Transformer, data: PreparedData, problems: list[Any]) -> list[bool]:
+    """Greedy answers judged by the verifier."""
+    return verify_all(data, problems, sample(model, data, problems, 1, seed=0, temperature=0.0))
+
+
+def steps_for_flops(model: Transformer, flops: float, batch_size: int, seq_len: int) -> int:
+    """How many fine-tuning steps cost about `flops`: the length of an equal-compute control."""
+    per_step = train_flops(model.cfg, seq_len, batch_size).total
+    steps = round(flops / per_step)
+    if steps < 1:
+        raise FlopwiseError(f"control: {flops:.3g} FLOPs are less than one step of {per_step:.3g}; use a smaller batch")
+    return steps

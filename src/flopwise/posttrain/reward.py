@@ -1,0 +1,105 @@
+"""An outcome reward model: the log-odds that a finished solution is right, learned from verified samples.
+
+Cobbe et al., arXiv 2110.14168: sample from the model to be judged, label by the verifier, train a scorer
+that starts from the model's own trunk. At test time it needs no verifier, which is its whole point.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from flopwise.errors import FlopwiseError
+from flopwise.posttrain.common import Bench, Progress, completion_ids, sample, verify_all
+from flopwise.posttrain.examples import Example
+from flopwise.train.objectives import Batch, outcome_reward
+
+if TYPE_CHECKING:
+    from flopwise.models.transformer import Transformer
+    from flopwise.records.folder import RunFolder
+
+
+def scorer_from(model: Transformer) -> Transformer:
+    """A scorer with the model's trunk and a zero head."""
+    from flopwise.models.transformer import Transformer
+
+    scorer = Transformer(model.cfg.with_(tie_embeddings=False), n_scores=1)
+    weights = {k: v for k, v in model.state_dict().items() if k != "head.weight"}
+    scorer.load_state_dict(weights | {"head.weight": torch.zeros(1, model.cfg.d_model)})
+    return scorer
+
+
+def collate_outcomes(examples: list[Example], labels: np.ndarray, pad_id: int) -> Batch:
+    """Whole sequences, right-padded; `last` points at each one's final token."""
+    longest = max(len(e.prompt) + len(e.completion) for e in examples)
+    ids = np.full((len(examples), longest), pad_id, dtype=np.int64)
+    last = np.zeros(len(examples), dtype=np.int64)
+    for row, e in enumerate(examples):
+        whole = e.prompt + e.completion
+        ids[row, : len(whole)] = whole
+        last[row] = len(whole) - 1
+    return Batch(torch.from_numpy(ids), labels=torch.from_numpy(labels.astype(np.float32)), last=torch.from_numpy(last))
+
+
+def auc(scores: np.ndarray, right: np.ndarray) -> float:
+    """Chance that a right sample scores above a wrong one, ties half; NaN where there are none of a kind.
+
+    >>> auc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, True, False, True]))
+    0.875
+    """
+    a, b = scores[right], scores[~right]
+    if not len(a) or not len(b):
+        return float("nan")
+    return float(((a[:, None] > b).mean() + (a[:, None] == b).mean() / 2))
+
+
+def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) -> None:
+    """Sample from `init` on training problems, label, train the scorer, test it within held-out problems.
+
+    The area under the curve is taken within problems: pooled over problems it mostly measures which
+    problems are easy, which is no help in choosing among the samples of one.
+    """
+    from flopwise.records.record import Metric
+
+    bench = Bench.open(folder, parents)
+    spec, data, policy = bench.spec, bench.data, bench.model
+    n = spec["n"]
+    problems = data.problems("rl")[: spec["problems"] + spec["test_problems"]]
+    samples = sample(policy, data, problems, n, folder.seed * 1_000_003 + 5, spec["temperature"])
+    right = np.array(verify_all(data, problems, samples))
+    prompts = data.tokenizer.encode_batch([p.prompt for p in problems])
+    completions = completion_ids(samples)
+    examples = [Example(tuple(prompts[p]), tuple(c)) for p, c in zip(samples.prompt_index, completions, strict=True)]
+    training = np.flatnonzero(samples.prompt_index < spec["problems"])
+    if right[training].all() or not right[training].any():
+        raise FlopwiseError(f"reward: all {len(training)} samples are {'right' if right.any() else 'wrong'}; nothing to tell apart")
+    bench.model = scorer_from(policy)
+    pad, B = data.tokenizer.pad_id, spec["batch_size"]
+
+    def next_batch(step: int) -> Batch:
+        rng = np.random.default_rng((folder.seed, 13, step))
+        rows = rng.choice(training, size=B, replace=False)
+        batch = collate_outcomes([examples[i] for i in rows], right[rows], pad)
+        if step == 0:
+            # Sampling the training set is part of what the reward model costs, once.
+            batch.generate_flops = samples.usage.flops
+        return batch
+
+    bench.validate = lambda step: {}  # type: ignore[method-assign]
+    counters = bench.fit(next_batch, spec["steps"], progress, outcome_reward)
+    test = np.flatnonzero(samples.prompt_index >= spec["problems"])
+    with torch.inference_mode():
+        bench.model.eval()
+        batch = collate_outcomes([examples[i] for i in test], right[test], pad)
+        hidden = bench.model.hidden(batch.ids)
+        scores = bench.model.head(hidden[torch.arange(len(test)), batch.last]).squeeze(-1).numpy()
+    by_problem = samples.prompt_index[test]
+    within = np.array([auc(scores[by_problem == p], right[test][by_problem == p]) for p in np.unique(by_problem)])
+    within = within[~np.isnan(within)]
+    metrics = {
+        "auc_within": Metric(value=float(within.mean()), se=float(within.std(ddof=1) / len(within) ** 0.5), n=len(within)),
+        "auc_pooled": Metric(value=auc(scores, right[test]), se=None, n=len(test)),
+    }
+    bench.finish(counters, metrics, None, {"positives": float(right[training].mean())})
