@@ -1,0 +1,1 @@
+"""Corpora, tokenizer, packed shards, the verifiable task, and what keeps them honest: splits and checks."""
