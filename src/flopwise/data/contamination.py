@@ -2,35 +2,100 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from flopwise.data.countdown import PROMPT_PATTERN, Problem
+import numpy as np
+
+from flopwise.data.countdown import Problem, worked_key
+from flopwise.data.dedup import shingles
+
+NGRAM = 13
+"""Words in a run that counts as copied (Brown et al., arXiv 2005.14165, appendix C)."""
+N_EXAMPLES = 5
+
+# Spaces, commas or line breaks between numbers, a final colon or none: a prompt in other clothes is still found.
+_PROMPT = re.compile(
+    r"(?<![0-9])([0-9]{1,3})[\s,;]{1,4}([0-9]{1,3})[\s,;]{1,4}([0-9]{1,3})\s{0,3}=>?\s{0,3}([0-9]{1,4})(?![0-9])",
+    re.ASCII,
+)
+_STEP = r"[0-9]{1,6}[-+*][0-9]{1,6}=[0-9]{1,9}"
+# A look-ahead, so that of three steps in a row both pairs are read.
+_WORKED = re.compile(rf"(?<![0-9])(?=({_STEP},{_STEP})(?![0-9]))", re.ASCII)
 
 
 @dataclass(frozen=True)
-class ContaminationReport:
-    """How many texts were read, how many of the task's prompts stood in them, and which were test problems."""
+class Report:
+    """What a check read and found.
 
-    texts: int
-    prompts_found: int
-    hits: list[str]
+    `n_prompts` and `n_worked`: prompts and worked attempts of the task among the texts; `n_hits`: how many of
+    them give a held-out problem away; `examples`: the first few.
+    """
+
+    n_texts: int
+    n_prompts: int
+    n_worked: int
+    n_hits: int
+    examples: tuple[str, ...]
 
 
-def check(texts: Iterable[str], held_out: Iterable[Problem]) -> ContaminationReport:
-    """Look for held-out problems in training texts, their numbers in any order.
+def check(train_texts: Iterable[str], held_out: Iterable[Problem]) -> Report:
+    """Look for held-out problems in training texts.
 
-    >>> check(["so 3 7 3=24:7*3=21,21+3=24!"], [Problem((7, 3, 3), 24)]).hits
-    ['3 7 3=24:']
+    A hit is a prompt with the numbers of a held-out problem, in any order, and its target; or a worked attempt
+    that uses its numbers and ends at its target, even one marked as a dead end.
+
+    >>> test = [Problem((7, 3, 3), 24)]
+    >>> check(["so 3, 7, 3 = 24", "7 3 3=13:3*7=21,21+3=24?7+3=10,10+3=13!"], test).examples
+    ('3, 7, 3 = 24', '3*7=21,21+3=24')
     """
     forbidden = {p.key for p in held_out}
-    n_texts = n_prompts = 0
-    hits = []
-    for text in texts:
+    n_texts = n_prompts = n_worked = 0
+    hits: list[str] = []
+    for text in train_texts:
         n_texts += 1
-        for match in PROMPT_PATTERN.finditer(text):
+        for match in _PROMPT.finditer(text):
             n_prompts += 1
             *numbers, target = map(int, match.groups())
             if (tuple(sorted(numbers)), target) in forbidden:
                 hits.append(match[0])
-    return ContaminationReport(n_texts, n_prompts, hits)
+        for match in _WORKED.finditer(text):
+            n_worked += 1
+            if worked_key(match[1]) in forbidden:
+                hits.append(match[1])
+    return Report(n_texts, n_prompts, n_worked, len(hits), tuple(hits[:N_EXAMPLES]))
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of held-out documents occurs in training documents.
+
+    `share`: part of their distinct word 13-grams; `per_document` [documents]: the same for each; `n_copied`:
+    documents with more than half of theirs.
+    """
+
+    n_documents: int
+    n_ngrams: int
+    share: float
+    n_copied: int
+    per_document: np.ndarray
+
+
+def ngram_overlap(train_texts: Iterable[str], heldout_texts: Iterable[str], n: int = NGRAM) -> Overlap:
+    """Word n-grams of held-out documents that stand in training documents too.
+
+    >>> ngram_overlap(["a b c d e f"], ["a b c d x y"], n=3).share
+    0.5
+    """
+    known = list(shingles(train_texts, n))
+    table = np.unique(np.concatenate(known)) if known else np.zeros(0, np.uint64)
+    totals, shared = [], []
+    for hashes in shingles(heldout_texts, n):
+        totals.append(len(hashes))
+        shared.append(int(np.isin(hashes, table, assume_unique=True).sum()))
+    per_document = np.array(shared, dtype=float) / np.maximum(1, np.array(totals, dtype=float))
+    total = sum(totals)
+    return Overlap(
+        len(totals), total, sum(shared) / max(1, total), int((per_document > 0.5).sum()), per_document
+    )

