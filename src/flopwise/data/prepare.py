@@ -1,4 +1,4 @@
-"""The data step: corpora to shards, the task to disjoint problem sets; all checked before a model sees any."""
+"""The data step: corpora to shards, the task to disjoint problem sets, all checked before a model sees it."""
 
 from __future__ import annotations
 
@@ -67,8 +67,7 @@ class PreparedData:
         return Tokenizer.load(self.path)
 
     def mixture(self, weights: dict[str, float]) -> shards.Mixture:
-        """Batches in fixed shares of `text` (all corpora as they come), `task` (the demonstrations), or of single
-        corpora by name."""
+        """Batches in fixed shares of `text` (all corpora), `task` (the demonstrations) or single corpora."""
         files = {"text": [f"train-{name}" for name in self.corpora], "task": [DEMO_SHARD]}
         files |= {name: [f"train-{name}"] for name in self.corpora}
         unknown = sorted(set(weights) - set(files))
@@ -78,7 +77,7 @@ class PreparedData:
         return shards.Mixture(sources, weights)
 
     def heldout(self, name: str, n_tokens: int, seq_len: int) -> tuple[np.ndarray, np.ndarray]:
-        """Held-out windows [n, seq_len + 1] int64 of a corpus, about `n_tokens` in all, and their documents [n]."""
+        """Held-out windows [n, seq_len + 1] int64 of a corpus, `n_tokens` or so, and their documents [n]."""
         if name not in self.corpora:
             raise FlopwiseError(
                 f"held-out text: corpus {name!r:.60} is not here; there are {', '.join(self.corpora)}"
@@ -166,7 +165,10 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
             **_corpus_metrics(about),
         },
         spend=Spend(wall_s=time.monotonic() - wall, device_s=time.process_time() - cpu, device=device_name()),
-        data={"corpus": "+".join(c.name for c in loaded), "tokens_seen": None, "tokens_unique": tokens, "modality": "text"},
+        data={
+            "corpus": "+".join(c.name for c in loaded), "tokens_seen": None, "tokens_unique": tokens,
+            "modality": "text",
+        },
         extra={"note": note, "corpora": about},
     )  # fmt: skip
 
@@ -177,7 +179,8 @@ def make_problems(spec: dict[str, Any], seed: int) -> tuple[dict[str, list[Probl
     No demonstration shows a way to a validation or test problem, not even as a dead end.
     """
     problems = countdown.split(
-        seed, demos=spec["demonstrations"], rl=spec["rl_problems"], val=spec["val_problems"], test=spec["test_problems"]
+        seed, demos=spec["demonstrations"], rl=spec["rl_problems"],
+        val=spec["val_problems"], test=spec["test_problems"],
     )  # fmt: skip
     held_out = {p.key for p in problems["val"] + problems["test"]}
     demos = [Demonstration(p.prompt, countdown.demonstration(p, seed, held_out)) for p in problems["demos"]]
@@ -233,7 +236,8 @@ def _write_corpus(part: Split, tokenizer: Tokenizer, folder: Path) -> dict[str, 
     overlap = contamination.ngram_overlap(part.train, part.heldout)
     return {
         "name": name, "license": part.corpus.license, "source": part.corpus.source,
-        "documents": len(part.train), "heldout_documents": len(part.heldout), "duplicates_removed": part.n_duplicates,
+        "documents": len(part.train), "heldout_documents": len(part.heldout),
+        "duplicates_removed": part.n_duplicates,
         "characters": sum(map(len, part.train)), "tokens": tokens, "heldout_tokens": heldout_tokens,
         "bytes_per_token": sum(len(t.encode()) for t in part.train) / tokens,
         "heldout_ngram_overlap": overlap.share, "heldout_documents_copied": overlap.n_copied,

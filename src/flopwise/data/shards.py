@@ -96,7 +96,7 @@ class Shards:
         return Source([self]).rows(step * batch_size, batch_size, seq_len, seed, stream)
 
     def document_windows(self, seq_len: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Windows [n, seq_len + 1] and their documents [n], about `n_tokens` in all: the yardstick of evaluation.
+        """Windows [n, seq_len + 1] and their documents [n], about `n_tokens`: the yardstick of evaluation.
 
         Windows lie within documents, spread evenly over them, so that the standard error can be taken over
         documents. Documents shorter than a window have none.
@@ -142,7 +142,7 @@ class Source:
         ends = np.cumsum([s.n_windows(seq_len) for s in self.shards])
         if not ends[-1]:
             raise FlopwiseError(
-                f"source {self.name}: {self.n_tokens:,} tokens are less than one row of {seq_len + 1}; lower seq_len"
+                f"source {self.name}: {self.n_tokens:,} tokens, a row needs {seq_len + 1}; lower seq_len"
             )
         out = np.empty((n, seq_len + 1), dtype=np.int64)
         for i in range(n):
@@ -182,12 +182,12 @@ class Mixture:
         counts = np.floor(exact + 1e-9).astype(int)
         for i in np.argsort(counts - exact, kind="stable")[: batch_size - counts.sum()]:
             counts[i] += 1
-        for source, count in zip(self.sources, counts, strict=True):
-            if not count:
-                raise FlopwiseError(
-                    f"mixture: {self.weights[source.name]:.1%} of {source.name} is less than one row in a batch of "
-                    f"{batch_size}; raise the batch size or the share"
-                )
+        empty = [s.name for s, count in zip(self.sources, counts, strict=True) if not count]
+        if empty:
+            raise FlopwiseError(
+                f"mixture: {self.weights[empty[0]]:.1%} of {empty[0]} is less than one row in a batch of "
+                f"{batch_size}; raise the batch size or the share"
+            )
         return {s.name: int(c) for s, c in zip(self.sources, counts, strict=True)}
 
     def batch(self, step: int, batch_size: int, seq_len: int, seed: int) -> np.ndarray:

@@ -80,7 +80,7 @@ def apidocs(wheel: zipfile.ZipFile) -> Iterator[Document]:
 
 
 def gapidocs(wheel: zipfile.ZipFile) -> Iterator[Document]:
-    """Prose of discovery documents; of several versions of a service the last by name that is not a preview."""
+    """Prose of discovery documents; of a service's versions the last that is not a preview."""
     found = sorted(n for n in wheel.namelist() if "/discovery_cache/documents/" in n and n.endswith(".json"))
     final = {Path(n).name.split(".")[0]: n for n in found if not re.search(r"alpha|beta|preview", n)}
     yield from _services("gapidocs", final, wheel.read, "description")

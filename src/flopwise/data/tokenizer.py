@@ -83,10 +83,10 @@ class Tokenizer:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Train on `texts` (Sennrich et al., arXiv 1508.07909, on bytes); ids 0 and 1 are end-of-text and padding.
+    """Train on `texts` (Sennrich et al., arXiv 1508.07909, on bytes); ids 0 and 1 end a text and pad.
 
-    Digits stay single, which keeps arithmetic readable to small models (as in Llama, arXiv 2302.13971, section
-    2.1). The vocabulary comes out smaller than asked for if the text has too few distinct pairs.
+    Digits stay single, which keeps arithmetic readable to small models (as in Llama, arXiv 2302.13971,
+    section 2.1). The vocabulary comes out smaller than asked for if the text has too few distinct pairs.
 
     Raises:
         FlopwiseError: `vocab_size` is out of range.
