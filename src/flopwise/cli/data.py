@@ -53,8 +53,9 @@ def _entry(name: str) -> dict[str, Any]:
         }  # fmt: skip
     path = corpora.cached(name)
     return {
-        "name": name, "about": wheel.about, "license": wheel.license, "source": f"{wheel.package} {wheel.version}",
-        "megabytes": wheel.megabytes, "cached": path is not None, "path": None if path is None else str(path),
+        "name": name, "about": wheel.about, "license": wheel.license,
+        "source": f"{wheel.package} {wheel.version}", "megabytes": wheel.megabytes,
+        "cached": path is not None, "path": None if path is None else str(path),
     }  # fmt: skip
 
 
@@ -83,14 +84,15 @@ def _print(rows: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("corpus", "what", "licence", "from", "MB to fetch", "here"):
-        table.add_column(column, justify="right" if column.startswith("MB") else "left")
+    fetched = "documents" in rows[0]
+    for column in ("corpus", "what", "licence"):
+        table.add_column(column)
+    for column in ("documents", "M characters") if fetched else ("MB to fetch", "here"):
+        table.add_column(column, justify="right")
     for row in rows:
-        what = row["about"]
-        if "documents" in row:
-            what += f", {row['documents']:,} documents, {row['characters'] / 1e6:.1f} M characters"
-        size = "-" if not row["megabytes"] else f"{row['megabytes']:.1f}"
-        table.add_row(
-            row["name"], what, row["license"], row["source"], size, "yes" if row["cached"] else "no"
-        )
+        if fetched:
+            numbers = f"{row['documents']:,}", f"{row['characters'] / 1e6:.1f}"
+        else:
+            numbers = f"{row['megabytes']:.1f}", "yes" if row["cached"] else "no"
+        table.add_row(row["name"], row["about"], row["license"], *numbers)
     Console().print(table)

@@ -1,0 +1,75 @@
+"""Near-duplicates: found where planted, nothing else removed, fast enough for ten megabytes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from flopwise.data import dedup
+
+WORDS = np.array([f"w{i}" for i in range(5000)])
+
+
+def text(seed: int, n: int = 300) -> str:
+    return " ".join(np.random.default_rng(seed).choice(WORDS, n))
+
+
+def edited(source: str, share: float, seed: int) -> str:
+    """The same text with a run of `share` of its words replaced."""
+    words = source.split()
+    n = round(len(words) * share)
+    words[:n] = text(seed, n).split()
+    return " ".join(words)
+
+
+def test_planted_duplicates_go_and_the_first_stays():
+    texts = [text(i) for i in range(200)]
+    copies = [edited(texts[i], 0.05, 1000 + i) for i in range(50)]
+    far = [edited(texts[i], 0.5, 2000 + i) for i in range(50, 100)]
+    assert dedup.near_duplicates(texts + copies + far) == [*range(200), *range(250, 300)]
+
+
+def test_case_and_punctuation_do_not_matter():
+    assert dedup.near_duplicates(["One two three, four five six.", "ONE TWO (three) four five... six"]) == [0]
+
+
+def test_short_and_empty_texts():
+    assert dedup.near_duplicates([]) == []
+    assert dedup.near_duplicates(["", "a", "a", "b", ""]) == [0, 1, 3]
+
+
+def test_signature_estimates_jaccard():
+    a = np.arange(0, 3000, dtype=np.uint64) * np.uint64(0x2545F4914F6CDD1D)
+    for shift in (300, 1500):
+        b = np.sort(np.arange(shift, 3000 + shift, dtype=np.uint64) * np.uint64(0x2545F4914F6CDD1D))
+        true = dedup.jaccard(np.sort(a), b)
+        assert true == pytest.approx((3000 - shift) / (3000 + shift))
+        estimate = (dedup.signature(a, 1024) == dedup.signature(b, 1024)).mean()
+        assert estimate == pytest.approx(true, abs=4 * (true * (1 - true) / 1024) ** 0.5)
+
+
+def test_shingles_are_the_same_in_every_process():
+    """Python salts its own hash per process; a run must remove the same texts every time."""
+    here = next(dedup.shingles(["hello world"], 2)).tolist()
+    code = "from flopwise.data import dedup; print(next(dedup.shingles(['hello world'], 2)).tolist())"
+    there = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONHASHSEED": "77"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert there.stdout.strip() == str(here)
+
+
+def test_ten_megabytes_take_seconds():
+    texts = [text(i, 1000) for i in range(1800)]
+    assert sum(map(len, texts)) > 9e6
+    start = time.process_time()
+    assert len(dedup.near_duplicates(texts)) == len(texts)
+    assert time.process_time() - start < 10
