@@ -164,7 +164,9 @@ def test_api_documents_are_named_prose_without_repeats():
         "<p>Adds a <code>tag</code> to the queue &amp; more, which is explained at some length here.</p>"
     )
     service = {
-        "documentation": "<fullname>Queues</fullname> <p>A service for queues, as described in this sentence.</p>",
+        "documentation": "<fullname>Queues</fullname> <p>A service for queues"
+        + ", and more of them" * 5
+        + ".</p>",
         "operations": {"AddTag": {"documentation": sentence}, "AddTagAgain": {"documentation": sentence}},
         "shapes": {
             "Tag": {"members": {"Key": {"documentation": "<b>The key</b> of the tag" + ", and so on" * 10}}}
