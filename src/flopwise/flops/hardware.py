@@ -1,0 +1,91 @@
+"""The machine: what it is called, how fast it multiplies."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import time
+from typing import Any
+
+from flopwise.errors import FlopwiseError
+
+
+@functools.cache
+def device_name() -> str:
+    """The processor's (or, where torch has one in use, the accelerator's) name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            for line in f:
+                if line.startswith("model name"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "unknown processor"
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int | None:
+    """Physical memory, or None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def matmul_peak(dtype: str = "float32", threads: int = 1, size: int = 1024, seconds: float = 0.3) -> float:
+    """Fastest matrix product seen, in FLOP/s: the ceiling that training and decoding are compared with.
+
+    Uses torch where installed, else numpy (float32 only). Best of the products that fit into `seconds`.
+
+    Raises:
+        FlopwiseError: a dtype other than float32 without torch, or one that torch does not know.
+    """
+    try:
+        import torch
+    except ImportError:
+        if dtype != "float32":
+            raise FlopwiseError(
+                f"matmul_peak: {dtype} needs torch, which is not installed: pip install 'flopwise[train]'"
+            ) from None
+        import numpy as np
+
+        a = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
+        return _best_rate(lambda: a @ a, size, seconds)
+    kind = getattr(torch, dtype, None)
+    if not isinstance(kind, torch.dtype):
+        raise FlopwiseError(f"matmul_peak: dtype is {dtype!r}, must be float32 or bfloat16")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        x = torch.randn(size, size).to(kind)
+        out = torch.empty_like(x)
+        return _best_rate(lambda: torch.mm(x, x, out=out), size, seconds)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _best_rate(product: Any, size: int, seconds: float) -> float:
+    product()
+    best, until = 0.0, time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        start = time.perf_counter()
+        product()
+        best = max(best, 2.0 * size**3 / (time.perf_counter() - start))
+    return best
+
+
+def describe() -> dict[str, Any]:
+    """Name, cores, memory and one core's measured matrix-product rate."""
+    return {
+        "device": device_name(),
+        "cores": cores(),
+        "memory_bytes": memory_bytes(),
+        "matmul_peak_flop_s": matmul_peak(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+    }

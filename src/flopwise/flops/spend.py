@@ -1,0 +1,63 @@
+"""What a run spent: FLOPs by purpose, tokens, time, memory. Unknown is None, never 0."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Spend:
+    """The ledger of one run, or of several added up.
+
+    `train_flops`, `generate_flops` and `score_flops` are FLOPs counted from what was executed (a
+    multiply-add is 2); `tokens` is how many the run processed; `wall_s` and `device_s` are seconds by the
+    clock and of the processor; `peak_bytes` is the largest resident memory.
+
+    >>> a = Spend(1.0, 2.0, 0.0, 10, 1.0, 1.0, "cpu", 100)
+    >>> (a + a).total_flops, (a + a).peak_bytes
+    (6.0, 100)
+    """
+
+    train_flops: float = 0.0
+    generate_flops: float = 0.0
+    score_flops: float = 0.0
+    tokens: int | None = None
+    wall_s: float | None = None
+    device_s: float | None = None
+    device: str | None = None
+    peak_bytes: int | None = None
+
+    @property
+    def total_flops(self) -> float:
+        """Training, sampling and scoring together."""
+        return self.train_flops + self.generate_flops + self.score_flops
+
+    def __add__(self, other: Spend) -> Spend:
+        def add(a: Any, b: Any) -> Any:
+            return b if a is None else a if b is None else a + b
+
+        peaks = [p for p in (self.peak_bytes, other.peak_bytes) if p is not None]
+        device = self.device or other.device
+        if self.device and other.device and self.device != other.device:
+            device = "mixed"
+        return Spend(
+            self.train_flops + other.train_flops,
+            self.generate_flops + other.generate_flops,
+            self.score_flops + other.score_flops,
+            add(self.tokens, other.tokens),
+            add(self.wall_s, other.wall_s),
+            add(self.device_s, other.device_s),
+            device,
+            max(peaks) if peaks else None,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, as JSON takes them."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Spend:
+        """Read what `to_dict` gave; unknown keys are ignored, so newer records stay readable."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{k: v for k, v in values.items() if k in known})

@@ -1,0 +1,177 @@
+"""A folder of runs: prepare, find, list, draw as a family tree, ask in SQL."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flopwise.errors import FlopwiseError
+from flopwise.records.folder import CURVE_FILE, RECORD_FILE, SPEC_FILE, RunFolder, atomic_write
+from flopwise.records.record import RunRecord
+
+
+def run_id(kind: str, method: str, spec: dict[str, Any], seed: int, parents: dict[str, str], references: dict[str, str]) -> str:
+    """16 hexadecimal digits that depend on everything a run was asked to do, its ancestors included.
+
+    >>> run_id("sft", "demos", {"steps": 1}, 0, {}, {}) == run_id("sft", "demos", {"steps": 2}, 0, {}, {})
+    False
+    """
+    whole = {"kind": kind, "method": method, "spec": spec, "seed": seed, "parents": parents, "references": references}
+    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Node:
+    """A run in the family tree with the runs made from it."""
+
+    record: RunRecord
+    children: list[Node] = field(default_factory=list)
+
+
+class RunStore:
+    """Runs under one folder; `problems` lists what could not be read, one line each."""
+
+    def __init__(self, root: str | Path):
+        self.root = Path(root)
+        self.problems: list[str] = []
+
+    def prepare(
+        self, kind: str, method: str, spec: dict[str, Any], parents: dict[str, str] | None = None, seed: int = 0,
+        name: str | None = None, references: dict[str, str] | None = None,
+    ) -> RunFolder:  # fmt: skip
+        """The folder of this very run, made if new. `parents` maps roles to ids; so does `references`, for
+        inputs that are not ancestors (a reward model that scores, a run whose spend is matched)."""
+        import yaml
+
+        parents, references = parents or {}, references or {}
+        spec = json.loads(json.dumps(spec))
+        path = self.root / run_id(kind, method, spec, seed, parents, references)
+        if not (path / SPEC_FILE).exists():
+            path.mkdir(parents=True, exist_ok=True)
+            header = {
+                "name": name, "kind": kind, "method": method, "seed": seed,
+                "parents": parents, "references": references, "spec": spec,
+            }  # fmt: skip
+            atomic_write(path / SPEC_FILE, yaml.safe_dump(header, sort_keys=False))
+        return RunFolder(path)
+
+    def folder(self, run: str) -> RunFolder:
+        """The folder of a run by id, unambiguous start of an id, or name.
+
+        Raises:
+            FlopwiseError: there is none, or several.
+        """
+        if (self.root / run / SPEC_FILE).is_file():
+            return RunFolder(self.root / run)
+        found = [r for r in self.records() if r.id.startswith(run) or r.name == run]
+        if len(found) != 1:
+            what = f"matches {len(found)} runs" if found else "matches no run"
+            raise FlopwiseError(f"run {run!r} {what} in {self.root}; see `flopwise runs {self.root}`")
+        return RunFolder(self.root / found[0].id)
+
+    def get(self, run: str) -> RunRecord:
+        """The record of a run."""
+        return self.folder(run).record()
+
+    def records(self) -> list[RunRecord]:
+        """All records, oldest first; damaged ones are left out and named in `problems`."""
+        if not self.root.is_dir():
+            raise FlopwiseError(f"no runs in {self.root}: the folder does not exist; make some with `flopwise demo`")
+        self.problems = []
+        out = []
+        for path in sorted(self.root.iterdir()):
+            if not (path / RECORD_FILE).is_file():
+                continue
+            try:
+                out.append(RunRecord.model_validate_json((path / RECORD_FILE).read_bytes()))
+            except (ValueError, OSError) as e:
+                self.problems.append(f"{path / RECORD_FILE}: {str(e).splitlines()[0]}")
+        return sorted(out, key=lambda r: (r.created or "", r.id))
+
+    def tree(self) -> list[Node]:
+        """The family: runs without recorded parents are roots; a run appears under its first model parent."""
+        records = {r.id: r for r in self.records()}
+        nodes = {i: Node(r) for i, r in records.items()}
+        roots = []
+        for i, r in records.items():
+            order = ("init", "model", "samples", "data")
+            ranked = sorted(r.roles.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
+            parent = next((p for _, p in ranked if p in nodes), None) or next((p for p in r.parents if p in nodes), None)
+            (nodes[parent].children if parent else roots).append(nodes[i])
+        return roots
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One flat row per record, metrics as columns of their own."""
+        return [flat(r) for r in self.records()]
+
+    def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
+        """Run SQL over the tables `runs`, `metrics` (long) and `curve` (every logged row).
+
+        The database is in memory and closed to files and network; nothing can be changed by a query.
+
+        Raises:
+            FlopwiseError: the SQL is wrong; the message is the database's first line.
+        """
+        import duckdb
+
+        runs = self.rows()
+        metrics = [
+            {"id": r.id, "run": r.name, "name": k, "value": m.value, "se": m.se, "n": m.n}
+            for r in self.records() for k, m in r.metrics.items()
+        ]  # fmt: skip
+        curve = []
+        for r in self.records():
+            if (self.root / r.id / CURVE_FILE).exists():
+                curve += [{"id": r.id, "run": r.name, **row} for row in RunFolder(self.root / r.id).curve()]
+        db = duckdb.connect(":memory:")
+        try:
+            for table, content in (("runs", runs), ("metrics", metrics), ("curve", curve)):
+                _create(db, table, content)
+            db.execute("SET enable_external_access = false")
+            db.execute("SET lock_configuration = true")
+            result = db.execute(sql)
+            names = [d[0] for d in result.description or []]
+            return names, result.fetchall()
+        except duckdb.Error as e:
+            raise FlopwiseError(f"query: {str(e).splitlines()[0]}; tables are runs, metrics, curve") from e
+        finally:
+            db.close()
+
+
+def flat(record: RunRecord) -> dict[str, Any]:
+    """A record as one row: what was measured, what it cost, with plain column names."""
+    model, data = record.model or {}, record.data or {}
+    row: dict[str, Any] = {
+        "id": record.id, "name": record.name, "kind": record.kind, "method": record.method, "status": record.status,
+        "seed": record.seed, "created": record.created, "reason": record.reason, "parents": ",".join(record.parents),
+        "n_params_total": model.get("n_params_total"), "n_params_active": model.get("n_params_active"),
+        "n_params_non_embedding": model.get("n_params_non_embedding"),
+        "corpus": data.get("corpus"), "tokens_seen": data.get("tokens_seen"), "tokens_unique": data.get("tokens_unique"),
+    }  # fmt: skip
+    row |= record.spend.to_dict() | {"total_flops": record.spend.total_flops}
+    row |= {f"lineage_{k}": v for k, v in record.lineage_spend.to_dict().items() if k != "device"}
+    row["lineage_flops"] = record.lineage_spend.total_flops
+    for name, metric in record.metrics.items():
+        row[name] = metric.value
+        row[f"{name}_se"] = metric.se
+    return row
+
+
+def _create(db: Any, table: str, rows: list[dict[str, Any]]) -> None:
+    """Make a table of rows with the union of their columns; text, or double where every value is a number."""
+    names = list(dict.fromkeys(name for row in rows for name in row)) or ["id"]
+    types = {}
+    for name in names:
+        values = [row.get(name) for row in rows if row.get(name) is not None]
+        types[name] = "DOUBLE" if values and all(isinstance(v, int | float) for v in values) else "VARCHAR"
+    quoted = ", ".join(f'"{n.replace(chr(34), chr(34) * 2)}" {types[n]}' for n in names)
+    db.execute(f"CREATE TABLE {table} ({quoted})")
+    if rows:
+        marks = ", ".join("?" for _ in names)
+        values = [
+            [row.get(n) if types[n] == "DOUBLE" or row.get(n) is None else str(row.get(n)) for n in names] for row in rows
+        ]
+        db.executemany(f"INSERT INTO {table} VALUES ({marks})", values)
