@@ -81,7 +81,7 @@ class Expansion:
                         self.models[step.name] = self.config(width)
         self.add(
             Step(
-                name="law", kind="fit", method="pretraining_law", parents=branches, seed=recipe.seed,
+                name="law", kind="fit", method="pretraining_law", parents={}, references=branches, seed=recipe.seed,
                 spec={
                     "candidates": recipe.law.candidates, "held_out": ladder.held_out.model_dump(),
                     "model": self.config(ladder.held_out.width).to_dict(), "seq_len": ladder.seq_len,
@@ -100,6 +100,7 @@ class Expansion:
     def tuned(
         self, name: str, kind: str, method: str, init: str, spec: dict[str, Any], run: str,
         parents: dict[str, str] | None = None, seconds: float | None = None, flops: float | None = None,
+        references: dict[str, str] | None = None,
     ) -> str:  # fmt: skip
         """A step that trains from the model of step `init` on the task."""
         cfg = self.models[init]
@@ -113,7 +114,7 @@ class Expansion:
         return self.add(
             Step(
                 name=name, kind=kind, method=method, parents={"data": "data", "init": init, **(parents or {})},
-                seed=self.recipe.seed, spec={"rates": rates, **val, **spec}, flops=flops, seconds=seconds or 1.0,
+                references=references or {}, seed=self.recipe.seed, spec={"rates": rates, **val, **spec}, flops=flops, seconds=seconds or 1.0,
                 run=run, n_params=count_params(cfg).non_embedding,
             )
         )  # fmt: skip
@@ -132,10 +133,10 @@ class Expansion:
         by_name = {s.name: s for s in self.steps}
         flops = sum(by_name[m].flops for m in match)
         spec = p.sft.model_dump(exclude={"steps"})
-        roles = {f"match{i}": m for i, m in enumerate(match)}
+        roles = {f"match{i}": m for i, m in enumerate(match)}  # read, not descended from
         seconds = train_seconds(flops, flops / 6 / count_params(self.models[init]).total)
         return self.tuned(
-            name, "sft", "control", init, spec, "flopwise.posttrain.sft:run_step", roles, seconds, flops
+            name, "sft", "control", init, spec, "flopwise.posttrain.sft:run_step", None, seconds, flops, roles
         )  # fmt: skip
 
     def posttrain(self) -> None:
@@ -221,7 +222,7 @@ class Expansion:
             self.add(
                 Step(
                     name=f"sample-{name}", kind="sample", method="temperature",
-                    parents={"data": "data", "model": name, **scorer}, seed=seed,
+                    parents={"data": "data", "model": name}, references=scorer, seed=seed,
                     spec={
                         "problems": t.problems, "n": n, "shown_problems": t.shown_problems,
                         "max_tokens": t.max_tokens, "temperature": 1.0, "split": "test",

@@ -49,12 +49,13 @@ def ladder_steps(
                 f"ladder: a budget of {budget:,} tokens is {total} steps, too short to branch after step "
                 f"{max(at, ladder.warmup_steps)}; raise it or lower warmup_steps"
             )
-        roles = {"data": "data"} | ({"init": previous} if previous else {}) | ({"after": after} if after else {})
+        roles = {"data": "data"} | ({"init": previous} if previous else {})
 
         def piece(name: str, method: str, first: int, last: int, roles: dict[str, str], spec: dict[str, Any]) -> Step:
             flops, tokens = (last - first) * flops_per_step, (last - first) * tokens_per_step
             return Step(
                 name=name, kind="pretrain", method=method, parents=roles, seed=seed,
+                after=(after,) if after else (),
                 spec={**common, "first_step": first, "last_step": last, **spec},
                 flops=flops, seconds=seconds(flops, tokens), run="flopwise.pretrain.ladder:run_step",
                 n_params=count_params(cfg).non_embedding, tokens=tokens, flops_6nd=six_nd(cfg, tokens),
