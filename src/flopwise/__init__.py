@@ -1,0 +1,24 @@
+"""flopwise: where should the next FLOP go? The three scaling laws, measured, fitted, predicted, planned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Fit": "laws", "backtest": "laws", "choose": "laws", "compare": "laws", "fit": "laws", "laws": "laws",
+    "RunRecord": "records", "RunStore": "records", "read_table": "records", "run": "launch", "score": "infer",
+}  # fmt: skip
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Public names load on first use, so that `import flopwise` costs nothing."""
+    if name in _HOMES:
+        from importlib import import_module
+
+        module = import_module(f"flopwise.{_HOMES[name]}")
+        # `flopwise.laws` names the package and the catalogue function alike; the package is callable data.
+        return getattr(module, name)
+    raise AttributeError(f"module 'flopwise' has no attribute {name!r}")

@@ -1,0 +1,40 @@
+"""The command line: thin. Parse, call, print. One file per group of commands."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+
+from flopwise.errors import FlopwiseError
+
+app = typer.Typer(
+    name="flopwise", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Where should the next FLOP go? Run, measure, fit, predict and plan the three scaling laws.",
+)  # fmt: skip
+
+
+def main() -> None:
+    """Run a command. Bad input and full disks give one line and exit code 2; Ctrl-C says how to go on."""
+    from flopwise.cli import data, experiments, infer, laws, runs
+
+    for group in (experiments, runs, laws, infer, data):
+        group.register(app)
+    try:
+        app(standalone_mode=True)
+    except FlopwiseError as e:
+        sys.exit(_fail(str(e)))
+    except OSError as e:
+        if e.errno == errno.EPIPE:
+            sys.exit(0)
+        full = "; free some space and start again, nothing finished is lost" if e.errno == errno.ENOSPC else ""
+        sys.exit(_fail(f"{e.filename or 'file'}: {e.strerror}{full}"))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(message: str) -> int:
+    print(f"flopwise: {' '.join(message.split())}", file=sys.stderr)
+    return 2

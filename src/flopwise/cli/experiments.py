@@ -1,0 +1,95 @@
+"""`flopwise demo` and `flopwise run`: an experiment from a recipe to its report."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flopwise.errors import FlopwiseError
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for runs and the report.")]
+Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe: ladder.depth=3")]
+Dry = Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it would cost, then stop.")]
+Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Worker processes (0: this one).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("demo")(demo)
+    app.command("run")(run)
+
+
+def demo(out: Out = Path("demo"), changes: Set = None, dry_run: Dry = False, workers: Workers = None, as_json: Json = False) -> None:
+    """The three scaling laws on a laptop, end to end, in about ten minutes."""
+    _run("demo", out, changes or [], dry_run, workers, as_json)
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
+    out: Out = Path("runs"), changes: Set = None, dry_run: Dry = False, workers: Workers = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Run an experiment; what is already done is not done again."""
+    _run(recipe, out, changes or [], dry_run, workers, as_json)
+
+
+def _run(recipe: str, out: Path, changes: list[str], dry_run: bool, workers: int | None, as_json: bool) -> None:
+    from flopwise.launch import run as run_recipe
+    from flopwise.launch.expand import expand
+    from flopwise.launch.recipe import load
+
+    checked = load(recipe, changes)
+    steps = expand(checked)
+    n_workers = checked.workers if workers is None else workers
+    if not as_json:
+        _announce(checked.title or checked.name, steps, n_workers, out, every_step=dry_run)
+    if dry_run:
+        if as_json:
+            typer.echo(json.dumps([_row(s) for s in steps], indent=1))
+        return
+    start = time.monotonic()
+    summary = run_recipe(recipe, out, changes, workers, quiet=as_json)
+    if as_json:
+        typer.echo(json.dumps(vars(summary), indent=1))
+    else:
+        typer.echo(
+            f"{len(summary.done)} steps run, {len(summary.cached)} found done, {len(summary.failed)} failed, "
+            f"{time.monotonic() - start:.0f} s"
+        )
+    if summary.failed:
+        first, reason = next(iter(summary.failed.items()))
+        raise FlopwiseError(f"{len(summary.failed)} steps failed, first {first}: {reason}; the same command tries them again")
+
+
+def _row(step: Any) -> dict[str, Any]:
+    """What a plan says of a step."""
+    return {
+        "name": step.name, "kind": step.kind, "method": step.method, "n_params_non_embedding": step.n_params,
+        "tokens": step.tokens, "flops": step.flops, "flops_6nd": step.flops_6nd, "seconds": round(step.seconds, 1),
+    }  # fmt: skip
+
+
+def _announce(title: str, steps: list[Any], workers: int, out: Path, every_step: bool) -> None:
+    """What will be done and what it will cost, before anything is."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table("kind", "steps", "FLOPs", "6ND", "s on one core", box=None, pad_edge=False, title=title, title_justify="left")
+    rows = [(s.name, [s]) for s in steps] if every_step else [(k, [s for s in steps if s.kind == k]) for k in dict.fromkeys(s.kind for s in steps)]
+    for name, group in rows:
+        simple = sum(s.flops_6nd or 0.0 for s in group)
+        table.add_row(
+            name, str(len(group)), f"{sum(s.flops for s in group):.2e}", f"{simple:.2e}" if simple else "",
+            f"{sum(s.seconds for s in group):.0f}",
+        )  # fmt: skip
+    console.print(table)
+    total = sum(s.seconds for s in steps)
+    console.print(
+        f"{len(steps)} steps, {sum(s.flops for s in steps):.2e} FLOPs, about {total / 60 / max(1, workers):.0f} minutes with "
+        f"{max(1, workers)} worker(s); runs are kept in {out}/, finished ones are never paid for twice"
+    )
