@@ -74,10 +74,11 @@ def ladder_steps(
 def branch_name(width: int, budget: int, seed: int) -> str:
     """The step that ends with the model of this width and token budget.
 
-    >>> branch_name(64, 2_000_000, 0)
-    'w64-2.0M-s0'
+    >>> branch_name(64, 2_000_000, 0), branch_name(64, 750_000, 0)
+    ('w64-2.0M-s0', 'w64-0.75M-s0')
     """
-    return f"w{width}-{budget / 1e6:.1f}M-s{seed}"
+    millions = f"{budget / 1e6:.6f}".rstrip("0")  # exact, so that no two budgets share a name
+    return f"w{width}-{millions}{'0' if millions.endswith('.') else ''}M-s{seed}"
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
