@@ -71,19 +71,13 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
         flat, score_flops = scorer.reward(whole)
         rewards = flat.reshape(len(problems), n)
         progress(0.95)
-    arrays = {"correct": correct, "logprob": logprob, "greedy": greedy_right, "lengths": samples.lengths.reshape(len(problems), n)}
-    if rewards is not None:
-        arrays["reward"] = rewards
-    with open(folder.path / f".{SAMPLES_FILE}.tmp", "wb") as f:
-        np.savez_compressed(f, **arrays)  # type: ignore[arg-type]
-    (folder.path / f".{SAMPLES_FILE}.tmp").replace(folder.path / SAMPLES_FILE)
-
     prefill = float(np.mean([prefill_flops(model.cfg, len(p)).total for p in prompts]))
     per_sample = samples.usage.flops / samples.finished.size - prefill / n
     per_score = score_flops / samples.finished.size
     curves: dict[str, list[dict[str, Any]]] = {"verifier": [], "majority": [], "logprob": []}
     if rewards is not None:
         curves["reward_model"] = []
+    values_by: dict[str, list[np.ndarray]] = {name: [] for name in curves}
     for k in powers_of_two(n):
         cost = prefill + k * per_sample
         by = {
@@ -93,7 +87,16 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
         if rewards is not None:
             by["reward_model"] = (best_of_k(correct, rewards, k), cost + k * per_score)
         for name, (values, flops) in by.items():
+            values_by[name].append(values)
             curves[name].append({"n": k, "flops": flops, **mean_interval(values)})
+    arrays = {"correct": correct, "logprob": logprob, "greedy": greedy_right, "lengths": samples.lengths.reshape(len(problems), n)}
+    if rewards is not None:
+        arrays["reward"] = rewards
+    # Per problem, so that whoever compares two systems can pair them on the problems they share.
+    arrays |= {f"curve_{name}": np.stack(rows) for name, rows in values_by.items()}
+    with open(folder.path / f".{SAMPLES_FILE}.tmp", "wb") as f:
+        np.savez_compressed(f, **arrays)  # type: ignore[arg-type]
+    (folder.path / f".{SAMPLES_FILE}.tmp").replace(folder.path / SAMPLES_FILE)
     curves["greedy"] = [{"n": 1, "flops": greedy.usage.flops / len(problems), **mean_interval(greedy_right.astype(float))}]
     atomic_write(folder.path / CURVES_FILE, json.dumps(curves, indent=1))
     examples = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -132,7 +133,7 @@ class RunFolder:
     ) -> RunRecord:
         """Write the record, last and atomically: from then on the run is done and never paid for again."""
         return self._write(
-            status="done", metrics=metrics, spend=spend, lineage_spend=spend + self._ancestors_spend(),
+            status="done", metrics=metrics, spend=spend, lineage_spend=spend + lineage_spend(self.path.parent, self.parents),
             model=model, data=data, extra=extra or {},
         )  # fmt: skip
 
@@ -149,19 +150,23 @@ class RunFolder:
         atomic_write(self.path / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
         return record
 
-    def _ancestors_spend(self) -> Spend:
-        """Sum over distinct ancestors: a trunk that two parents share is counted once."""
-        seen: set[str] = set()
-        todo, total = self.parents, Spend()
-        while todo:
-            run = todo.pop()
-            if run in seen:
-                continue
+
+def lineage_spend(root: Path, runs: Iterable[str]) -> Spend:
+    """What runs and all their ancestors under `root` spent together, each counted once.
+
+    Raises:
+        FlopwiseError: an ancestor's record is absent or damaged.
+    """
+    seen: set[str] = set()
+    todo, total = list(runs), Spend()
+    while todo:
+        run = todo.pop()
+        if run not in seen:
             seen.add(run)
-            record = RunFolder(self.path.parent / run).record()
+            record = RunFolder(root / run).record()
             total += record.spend
-            todo = todo + record.parents
-        return total
+            todo += record.parents
+    return total
 
 
 def versions() -> dict[str, str]:
