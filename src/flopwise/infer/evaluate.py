@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from flopwise.records.folder import RunFolder
 
 SAMPLES_FILE, CURVES_FILE, EXAMPLES_FILE = "samples.npz", "curves.json", "examples.json"
+COVERAGE_FILE = "coverage.json"
 
 
 def powers_of_two(n: int) -> list[int]:
@@ -38,6 +39,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     from flopwise.flops.hardware import device_name
     from flopwise.flops.spend import Spend
     from flopwise.infer.local import LocalEngine
+    from flopwise.laws.coverage import forecast
     from flopwise.models import hf
     from flopwise.posttrain.common import model_fields, verify_all
     from flopwise.records.folder import atomic_write
@@ -99,6 +101,11 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     (folder.path / f".{SAMPLES_FILE}.tmp").replace(folder.path / SAMPLES_FILE)
     curves["greedy"] = [{"n": 1, "flops": greedy.usage.flops / len(problems), **mean_interval(greedy_right.astype(float))}]
     atomic_write(folder.path / CURVES_FILE, json.dumps(curves, indent=1))
+    if spec.get("fit_up_to", n) < n and correct[:, : spec["fit_up_to"]].any():
+        # The forecast sees the first samples alone; what all of them measured stands beside it.
+        ahead = forecast(correct[:, : spec["fit_up_to"]], n, seed=folder.seed)
+        content = ahead.to_dict() | {"measured": curves["verifier"][-1]}
+        atomic_write(folder.path / COVERAGE_FILE, json.dumps(content, indent=1))
     examples = [
         {
             "prompt": problems[i].prompt, "completion": texts[i * n], "correct": bool(correct[i, 0]),

@@ -42,6 +42,17 @@ class Expansion:
         self.recipe = recipe
         self.steps: list[Step] = []
         self.models: dict[str, ModelConfig] = {}
+        self.held_out = ""
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the steps so far."""
+        return {s.name for s in self.steps}
+
+    @property
+    def tuned_names(self) -> list[str]:
+        """Post-trained models that answer questions, in order."""
+        return [s.name for s in self.steps if s.kind in ("sft", "rl", "rejection", "distill")]
 
     def add(self, step: Step) -> str:
         """Append a step; returns its name."""
@@ -95,7 +106,8 @@ class Expansion:
             held_out=True, after="law", seconds=train_seconds,
         )  # fmt: skip
         self.steps += new
-        self.models[new[-1].name] = self.config(held.width)
+        self.held_out = new[-1].name
+        self.models[self.held_out] = self.config(held.width)
 
     def tuned(
         self, name: str, kind: str, method: str, init: str, spec: dict[str, Any], run: str,
@@ -149,7 +161,7 @@ class Expansion:
         )
         sft_run = "flopwise.posttrain.sft:run_step"
         self.tuned("sft", "sft", "demonstrations", base, p.sft.model_dump(), sft_run)
-        self.tuned("sft-more-pretraining", "sft", "control", more, p.sft.model_dump(), sft_run)
+        self.tuned("sft-more-pretraining", "sft", "demonstrations", more, p.sft.model_dump(), sft_run)
         self.tuned("sft-student", "sft", "demonstrations", student, p.sft.model_dump(), sft_run)
 
         g = p.grpo.model_dump() | {"batch_size": p.grpo.problems_per_step * p.grpo.group_size}
@@ -207,30 +219,87 @@ class Expansion:
         return name
 
     def testtime(self) -> None:
-        """Law 3: many samples of a few models, a few samples of all the others."""
+        """Law 3: many samples of a few models, a few of all others; the joint law before the held-out model's."""
         t, p, seed = self.recipe.testtime, self.recipe.posttrain, self.recipe.seed
         base, student = self._rung(p.base, "base", seed), self._rung(p.student, "student", seed)
-        deep = [student, base, "distill", "grpo"]
-        light = [
-            name for name in self.models
-            if name not in deep and "samples" not in name and name != "reward" and not name.endswith(f"-s{seed + 1000}")
-        ]  # fmt: skip
-        for name in deep + light:
-            n = t.n if name in deep else t.light_n
-            flops, seconds = sample_cost(self.models[name], t.problems, n)
-            scorer = {"reward": "reward"} if name in deep else {}
-            self.add(
-                Step(
-                    name=f"sample-{name}", kind="sample", method="temperature",
-                    parents={"data": "data", "model": name}, references=scorer, seed=seed,
-                    spec={
-                        "problems": t.problems, "n": n, "shown_problems": t.shown_problems,
-                        "max_tokens": t.max_tokens, "temperature": 1.0, "split": "test",
-                    },
-                    flops=flops, seconds=seconds * (1.4 if scorer else 1.0), run="flopwise.infer.evaluate:run_step",
-                    n_params=count_params(self.models[name]).non_embedding,
-                )
-            )  # fmt: skip
+        for name in (base, "sft", "grpo", student, "sft-student", "distill"):
+            self.sample(name, t.n, "reward")
+        rungs = [name for name in self.rungs(seed) if name not in (base, student)]
+        for name in (*rungs, *(n for n in self.tuned_names if f"sample-{n}" not in self.names)):
+            self.sample(name, t.light_n)
+        sampled = {f"sampled{i}": f"sample-{name}" for i, name in enumerate(self.rungs(seed))}
+        self.add(
+            Step(
+                name="joint-law", kind="fit", method="testtime_law", references={"law": "law", **sampled}, seed=seed,
+                spec={"up_to": t.light_n}, seconds=4.0, run="flopwise.plan.joint:run_step",
+            )
+        )  # fmt: skip
+        self.sample(self.held_out, t.light_n, after=("joint-law",))
+
+    def sample(self, name: str, n: int, reward: str | None = None, after: tuple[str, ...] = ()) -> None:
+        """A step that samples a model on the test problems."""
+        t = self.recipe.testtime
+        flops, seconds = sample_cost(self.models[name], t.problems, n)
+        self.add(
+            Step(
+                name=f"sample-{name}", kind="sample", method="temperature", parents={"data": "data", "model": name},
+                references={"reward": reward} if reward else {}, after=after, seed=self.recipe.seed,
+                spec={
+                    "problems": t.problems, "n": n, "shown_problems": t.shown_problems, "fit_up_to": t.fit_up_to,
+                    "max_tokens": t.max_tokens, "temperature": 1.0, "split": "test",
+                },
+                flops=flops, seconds=seconds * (1.4 if reward else 1.0), run="flopwise.infer.evaluate:run_step",
+                n_params=count_params(self.models[name]).non_embedding,
+            )
+        )  # fmt: skip
+
+    def rungs(self, seed: int) -> list[str]:
+        """The ladder's models of one seed, the held-out one left out."""
+        ladder = self.recipe.ladder
+        return [branch_name(w, b, seed) for w in ladder.widths for b in ladder.budgets]
+
+    def plan(self) -> None:
+        """Exchange rates, the plan, the check of the joint law."""
+        recipe, ladder, p = self.recipe, self.recipe.ladder, self.recipe.posttrain
+        samples = {f"sample{i}": s.name for i, s in enumerate(s for s in self.steps if s.kind == "sample")}
+        rounds = [f"rejection-{i}" for i in range(1, p.rejection.rounds + 1)]
+        more = "pretrain longer, then the same fine-tuning"
+        self.add(
+            Step(
+                name="plan", kind="plan", method="exchange_and_allocate", seed=recipe.seed,
+                references={"law": "law", "joint": "joint-law", **samples}, seconds=10.0, run="flopwise.plan.step:run_step",
+                spec={
+                    "budget_flops": recipe.plan.budget_flops, "questions": recipe.plan.questions, "reference": "sft",
+                    "held_out": self.held_out, "how": self.words(), "seq_len": ladder.seq_len, "prompt_tokens": PROMPT_TOKENS,
+                    "ways": [
+                        {"law": "pretraining", "how": more, "models": ["sft-more-pretraining"]},
+                        {"law": "post-training", "how": "reinforcement learning (GRPO)", "models": ["grpo"]},
+                        {"law": "post-training", "how": "rejection sampling", "models": rounds},
+                        {"law": "post-training", "how": "more fine-tuning on the same demonstrations", "models": ["control-grpo"]},
+                    ],
+                    "shapes": [self.config(w).to_dict() for w in (*ladder.widths, ladder.held_out.width, 2 * ladder.held_out.width)],
+                    "tokens": [f * max(ladder.budgets) for f in (1, 2, 4)],
+                },
+            )
+        )  # fmt: skip
+
+    def words(self) -> dict[str, str]:
+        """How each model is made, in words."""
+        rungs = {
+            branch_name(w, b, self.recipe.seed): f"pretrain width {w} on {b / 1e6:.2g}M tokens"
+            for w in (*self.recipe.ladder.widths, self.recipe.ladder.held_out.width)
+            for b in (*self.recipe.ladder.budgets, self.recipe.ladder.held_out.tokens)
+        }
+        words = {name: text for name, text in rungs.items() if name in self.models}
+        tuned = {
+            "sft": "fine-tune", "control": "fine-tune longer", "grpo": "reinforce with the verifier (GRPO)",
+            "verified_samples": "rejection sampling", "verified_sequences": "distil from the best model",
+            "demonstrations": "fine-tune", "outcome": "train a reward model",
+        }  # fmt: skip
+        for step in self.steps:
+            if step.name in self.tuned_names:
+                words[step.name] = f"{words[step.parents['init']]}, {tuned[step.method]}"
+        return words
 
 
 def expand(recipe: Recipe) -> list[Step]:
@@ -240,4 +309,5 @@ def expand(recipe: Recipe) -> list[Step]:
     e.ladder()
     e.posttrain()
     e.testtime()
+    e.plan()
     return e.steps

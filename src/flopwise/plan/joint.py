@@ -1,0 +1,100 @@
+"""Laws 1 and 3 joined: pass@k of a model nobody has trained, from its predicted loss.
+
+The step that runs this is finished before the held-out run starts; what it wrote down is compared afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flopwise.plan.systems import Measured
+
+if TYPE_CHECKING:
+    from flopwise.laws import Fit
+    from flopwise.records.folder import RunFolder
+
+JOINT_FILE, FIT_FILE = "joint.json", "fit.json"
+DRAWS = 400
+
+
+def observations(models: list[Measured], up_to: int) -> dict[str, np.ndarray]:
+    """Columns loss, k, coverage, run of the pretrained models: pass@k for k = 1, 2, 4, ..., `up_to`.
+
+    All k of one model come from the same samples, and branches of one trunk share its weights: `run`, the trunk,
+    is the cluster.
+    """
+    rows = [
+        (m.record.metrics["loss"].value, point["n"], point["value"], f"w{m.record.extra['width']}-s{m.record.seed}")
+        for m in models
+        for point in m.curves["verifier"]
+        if point["n"] <= up_to
+    ]
+    loss, k, coverage, run = zip(*rows, strict=True)
+    return {
+        "loss": np.array(loss, dtype=float), "k": np.array(k, dtype=float),
+        "coverage": np.array(coverage, dtype=float), "run": np.array(run),
+    }  # fmt: skip
+
+
+def coverage_draws(fit: Fit, losses: np.ndarray, k: float, seed: int) -> np.ndarray:
+    """Draws of pass@k for a single model whose loss is known only through draws of it.
+
+    They join the uncertainty of the loss, that of the fit, and the scatter of single models around the law.
+    """
+    from flopwise.laws import get
+
+    sets = fit.draws(len(losses), seed)
+    params = {name: np.array([s[name] for s in sets]) for name in fit.params}
+    values = get(fit.law).function(params, {"loss": losses, "k": np.full(len(losses), float(k))})
+    scatter = np.random.default_rng((seed, 1)).standard_t(fit.dof, len(losses)) * fit.scatter
+    return np.clip(values + scatter, 0.0, 1.0)
+
+
+def loss_draws(prediction: dict[str, Any], seed: int, n: int = DRAWS) -> np.ndarray:
+    """Draws of a loss from its predicted value and 95% interval, on the log scale."""
+    spread = (np.log(prediction["high"]) - np.log(prediction["low"])) / (2 * 1.96)
+    return prediction["value"] * np.exp(np.random.default_rng(seed).normal(0.0, spread, n))
+
+
+def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
+    """Fit Train-to-Test to the ladder's sampled models, predict the held-out one from its predicted loss.
+
+    Parents: `law` (the pretraining law's step), `sampled0`, `sampled1`, ... (sample steps).
+    """
+    from flopwise.flops.hardware import device_name
+    from flopwise.flops.spend import Spend
+    from flopwise.laws import fit
+    from flopwise.records.folder import RunFolder, atomic_write
+    from flopwise.records.record import Metric
+
+    wall, cpu = time.monotonic(), time.process_time()
+    spec = folder.spec
+    root = folder.path.parent
+    models = [
+        Measured.read(f, RunFolder(root / f.roles["model"])) for role, f in parents.items() if role.startswith("sampled")
+    ]
+    table = observations(models, spec["up_to"])
+    fitted = fit("train_to_test", table, loss="squared", cluster="run", seed=folder.seed)
+    progress(0.7)
+    prediction = json.loads((parents["law"].path / "prediction.json").read_bytes())
+    losses = loss_draws(prediction, folder.seed)
+    points = []
+    for k in sorted(set(table["k"].tolist())):
+        low, high = np.quantile(coverage_draws(fitted, losses, k, folder.seed), [0.025, 0.975])
+        value = fitted.predict(loss=prediction["value"], k=k).value
+        points.append({"k": int(k), "predicted": float(value), "low": float(low), "high": float(high)})
+    fitted.to_json(folder.path / FIT_FILE)
+    content = {
+        "N": prediction["N"], "D": prediction["D"], "loss": prediction, "points": points, "made_at": time.time(),
+        "observations": {name: values.tolist() for name, values in table.items()},
+    }  # fmt: skip
+    atomic_write(folder.path / JOINT_FILE, json.dumps(content, indent=1))
+    folder.finish(
+        metrics={f"predicted_pass_at_{p['k']}": Metric(value=p["predicted"], n=len(models)) for p in points},
+        spend=Spend(wall_s=time.monotonic() - wall, device_s=time.process_time() - cpu, device=device_name()),
+    )
