@@ -70,20 +70,25 @@ class Engine(Protocol):
         ...
 
 
-def uniforms(seed: int, prompt: np.ndarray, sample: np.ndarray, position: int) -> np.ndarray:
-    """Random numbers in [0, 1) that depend on (seed, prompt, sample, position) alone, not on batching.
+def streams(seed: int, prompt: np.ndarray, sample: np.ndarray) -> np.ndarray:
+    """One random stream per row [N] uint64, which depends on (seed, prompt, sample) alone, not on batching.
 
-    A counter-based generator: splitmix64's finaliser (Steele, Lea and Flood 2014) over the mixed counters.
+    Counter-based: splitmix64's finaliser (Steele, Lea and Flood 2014) over the mixed counters.
 
-    >>> a = uniforms(1, np.array([0, 5]), np.array([2, 3]), 7)
-    >>> bool(a[1] == uniforms(1, np.array([5]), np.array([3]), 7)[0])
+    >>> a = uniforms(streams(1, np.array([0, 5]), np.array([2, 3])), 7)
+    >>> bool(a[1] == uniforms(streams(1, np.array([5]), np.array([3])), 7)[0])
     True
     """
     with np.errstate(over="ignore"):
         x = _mix(np.uint64(seed & (2**64 - 1)) + np.uint64(0x9E3779B97F4A7C15))
         x = _mix(x ^ prompt.astype(np.uint64) * np.uint64(0xD1342543DE82EF95))
-        x = _mix(x ^ sample.astype(np.uint64) * np.uint64(0xDABA0B6EB09322E3))
-        x = _mix(x + np.uint64(position + 1) * np.uint64(0x9E3779B97F4A7C15))
+        return _mix(x ^ sample.astype(np.uint64) * np.uint64(0xDABA0B6EB09322E3))
+
+
+def uniforms(stream: np.ndarray, position: int | np.ndarray) -> np.ndarray:
+    """Each stream's number in [0, 1) at a position (one for all, or one each): float64 [N]."""
+    with np.errstate(over="ignore"):
+        x = _mix(stream + (np.asarray(position, np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
     return (x >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 

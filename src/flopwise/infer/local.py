@@ -1,14 +1,14 @@
 """The torch engine: prompts read once, samples share them, finished rows leave, nothing is done twice.
 
-Why it is fast at this size: norm weights and the 1/sqrt(D) of attention are folded into the matrices; prompts
-are right-aligned, so that all rows write the same cache column (rotary positions are relative, a shift of a
-whole row changes nothing); sampling is a cumulative sum and a search instead of `torch.multinomial`.
+Why it is fast at this size: norm weights and the 1/sqrt(D) of attention are folded into the matrices; rotary
+turns are complex products; prompts are right-aligned, so that all rows write the same cache column (rotary
+positions are relative, a shift of a whole row changes nothing); the cache grows with the text.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -17,31 +17,48 @@ from torch import Tensor
 
 from flopwise.errors import FlopwiseError
 from flopwise.flops.count import decode_flops, prefill_flops, score_flops
-from flopwise.infer.engine import SampleBatch, Usage, uniforms
-from flopwise.models.transformer import Block, Transformer, apply_rope
+from flopwise.infer.draw import Draw
+from flopwise.infer.engine import SampleBatch, Usage, streams, uniforms
+from flopwise.models.transformer import Block, Transformer
+
+GROW = 16
+"""Columns that the cache grows by."""
+COMPACT_BELOW = 0.8
+"""Finished rows are dropped when the share still running falls to this: dropping copies the cache."""
+SCORED_TOKENS = 1 << 14
+"""Tokens scored at once."""
 
 
 class _Layer:
-    """One block's matrices with the norms folded in."""
+    """One block's matrices, ready to be multiplied from the right, with the norms folded in."""
 
     def __init__(self, block: Block):
         cfg = block.attn.cfg
-        qkv = block.attn.qkv.weight * block.attn_norm.weight
-        scale = torch.ones(qkv.shape[0], 1, device=qkv.device)
-        scale[: cfg.n_heads * cfg.head_dim] = cfg.head_dim**-0.5
-        self.qkv = (qkv * scale).contiguous()
-        self.out = block.attn.out.weight.detach()
-        self.gate_up = (block.mlp.gate_up.weight * block.mlp_norm.weight).contiguous()
-        self.down = block.mlp.down.weight.detach()
+        H, K, D = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
+        qkv = (block.attn.qkv.weight * block.attn_norm.weight).view(H + 2 * K, D, -1).clone()
+        qkv[:H] *= D**-0.5
+        # The halves that rotary positions pair up come to lie side by side, as complex numbers.
+        qkv[: H + K] = qkv[: H + K].unflatten(1, (2, D // 2)).transpose(1, 2).flatten(1, 2)
+        self.qkv = qkv.flatten(0, 1).T
+        self.out = block.attn.out.weight.detach().T
+        self.gate_up = (block.mlp.gate_up.weight * block.mlp_norm.weight).T
+        self.down = block.mlp.down.weight.detach().T
 
 
 def _unit(x: Tensor, eps: float) -> Tensor:
     """RMS normalisation without its weight."""
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _turn(heads: Tensor, by: Tensor) -> Tensor:
+    """Rotary turn of heads [..., D], pairs side by side, by complex numbers that broadcast to [..., D / 2]."""
+    return torch.view_as_real(torch.view_as_complex(heads.unflatten(-1, (-1, 2))) * by).flatten(-2)
 
 
 class _Cache:
-    """Keys and values [rows, kv heads, columns, head width] of every layer, and which columns are padding."""
+    """Keys and values [rows, kv heads, capacity, D] of every layer; `mask` [rows, kv heads, capacity] is
+    added to the attention scores: minus infinity where a prompt is padded."""
 
     def __init__(self, keys: list[Tensor], values: list[Tensor], mask: Tensor):
         self.keys, self.values, self.mask = keys, values, mask
@@ -54,21 +71,48 @@ class _Cache:
             self.mask.index_select(0, rows),
         )
 
+    def reserve(self, columns: int) -> None:
+        """Make room for at least so many columns."""
+        have = self.mask.shape[2]
+        if columns > have:
+            more = columns - have + -columns % GROW
+            self.mask = F.pad(self.mask, (0, more))
+            self.keys, self.values = ([_longer(t, more) for t in store] for store in (self.keys, self.values))
+
+
+def _longer(t: Tensor, more: int) -> Tensor:
+    """t [R, K, T, D] with `more` columns of whatever was in memory: each is written before it is read."""
+    out = t.new_empty(t.shape[0], t.shape[1], t.shape[2] + more, t.shape[3])
+    out[:, :, : t.shape[2]] = t
+    return out
+
+
+class _Rows:
+    """Samples in the making: where they go in the output, their random streams, how far they were before."""
+
+    def __init__(self, place: np.ndarray, stream: np.ndarray, offset: np.ndarray):
+        self.place, self.stream, self.offset = place, stream, offset
+
+    def __getitem__(self, keep: np.ndarray) -> _Rows:
+        return _Rows(self.place[keep], self.stream[keep], self.offset[keep])
+
 
 class LocalEngine:
     """Samples from a `Transformer` in this process.
 
     Args:
         model: weights are read once; make a new engine after changing them.
-        max_batch: rows decoded together; larger ones fall out of the processor's cache.
+        max_batch: rows decoded together.
     """
 
-    def __init__(self, model: Transformer, max_batch: int = 512):
+    def __init__(self, model: Transformer, max_batch: int = 1024):
         self.model, self.cfg, self.max_batch = model, model.cfg, max_batch
         with torch.no_grad():
             self.layers = [_Layer(b) for b in model.blocks if isinstance(b, Block)]
-            self.head = (model.head.weight * model.norm.weight).contiguous()
+            self.head = (model.head.weight * model.norm.weight).T
             self.embed = model.embed.weight.detach()
+            half = self.cfg.head_dim // 2
+            self.turns = torch.complex(model.cos[:, :half].contiguous(), model.sin[:, :half].contiguous())
 
     @torch.inference_mode()
     def sample(
@@ -81,52 +125,91 @@ class LocalEngine:
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int = 0,
+        prefix_tokens: Sequence[Sequence[int]] | None = None,
         on_progress: Callable[[float], None] | None = None,
     ) -> SampleBatch:
         """n completions of each prompt, at most `max_tokens` long; temperature 0 is greedy.
 
+        Args:
+            prefix_tokens: what each of the `len(prompts) * n` samples has written before, prompt-major; it is
+                read again, each sample on its own, and only what follows is returned. A sample that was
+                stopped by `max_tokens` goes on with the tokens it would have had under a larger limit.
+
         Raises:
-            FlopwiseError: an empty prompt, or prompt plus max_tokens beyond the model's context.
+            FlopwiseError: an empty prompt, a token outside the vocabulary, a setting out of range, prompt plus
+                max_tokens beyond the model's context, or weights that give no finite logits.
         """
         start = time.perf_counter()
-        lengths = np.array([len(p) for p in prompts])
-        if not len(prompts) or lengths.min() < 1:
-            raise FlopwiseError("sample: a prompt is empty; give at least one token")
-        longest = int(lengths.max())
-        if longest + max_tokens > self.cfg.max_seq_len:
-            raise FlopwiseError(
-                f"sample: prompt of {longest} plus max_tokens {max_tokens} exceeds the model's context of "
-                f"{self.cfg.max_seq_len}; lower max_tokens to {max(1, self.cfg.max_seq_len - longest)}"
-            )
-        if n < 1 or max_tokens < 1 or temperature < 0:
-            raise FlopwiseError(f"sample: n={n}, max_tokens={max_tokens}, temperature={temperature} must be positive")
         total = len(prompts) * n
-        ids = np.full((total, max_tokens), -1, dtype=np.int32)
-        logprobs = np.zeros((total, max_tokens), dtype=np.float32)
-        out_lengths = np.zeros(total, dtype=np.int64)
-        finished = np.zeros(total, dtype=bool)
-        prompt_index = np.repeat(np.arange(len(prompts)), n)
-        sample_index = np.tile(np.arange(n), len(prompts))
-        draw = _Sampler(temperature, top_k, top_p, seed)
+        prompt_index, sample_index = (
+            np.repeat(np.arange(len(prompts)), n),
+            np.tile(np.arange(n), len(prompts)),
+        )
+        stream = streams(seed, prompt_index, sample_index)
+        offset = np.zeros(total, dtype=np.int64)
+        if prefix_tokens is not None:
+            if len(prefix_tokens) != total:
+                raise FlopwiseError(
+                    f"sample: {len(prefix_tokens)} prefixes for {total} samples; give one for each"
+                )
+            prompts = [[*prompts[i], *prefix] for i, prefix in zip(prompt_index, prefix_tokens, strict=True)]
+            offset, n = np.array([len(prefix) for prefix in prefix_tokens]), 1
+        lengths = self._check(prompts, n, max_tokens, temperature, top_k, top_p)
+        out = SampleBatch(
+            ids=np.full((total, max_tokens), -1, dtype=np.int32), lengths=np.zeros(total, dtype=np.int64),
+            logprobs=np.zeros((total, max_tokens), dtype=np.float32), prompt_index=prompt_index,
+            sample_index=sample_index, finished=np.zeros(total, dtype=bool),
+        )  # fmt: skip
+        draw = Draw(temperature, top_k, top_p)
         per_chunk = max(1, self.max_batch // n)
         for first in range(0, len(prompts), per_chunk):
             part = prompts[first : first + per_chunk]
-            logits, cache = self._prefill(part, max_tokens)
+            logits, cache = self._prefill(part)
             for a in range(0, len(part) * n, self.max_batch):
-                rows = np.arange(a, min(a + self.max_batch, len(part) * n))
-                local = torch.from_numpy(rows // n)
-                out = rows + first * n
-                self._decode(
-                    logits.index_select(0, local), cache.select(local), max(len(p) for p in part), max_tokens,
-                    np.array(stop), draw, (prompt_index[out], sample_index[out]), (ids, logprobs, out_lengths, finished), out,
-                )  # fmt: skip
+                local = np.arange(a, min(a + self.max_batch, len(part) * n))
+                place, read = local + first * n, torch.from_numpy(local // n)
+                rows = _Rows(place, stream[place], offset[place])
+                self._decode(logits[read], cache.select(read), max(map(len, part)), rows, draw, stop, out)
             if on_progress:
                 on_progress(min(1.0, (first + per_chunk) / len(prompts)))
-        usage = Usage(
-            int(lengths.sum()), int(out_lengths.sum()), self._flops(lengths, out_lengths, prompt_index),
-            time.perf_counter() - start,
-        )  # fmt: skip
-        return SampleBatch(ids, out_lengths, logprobs, prompt_index, sample_index, finished, usage)
+        flops = self._flops(lengths, out.lengths, np.repeat(np.arange(len(prompts)), n))
+        out.usage = Usage(int(lengths.sum()), int(out.lengths.sum()), flops, time.perf_counter() - start)
+        return out
+
+    def _check(
+        self, prompts: Sequence[Sequence[int]], n: int, max_tokens: int,
+        temperature: float, top_k: int | None, top_p: float | None,
+    ) -> np.ndarray:  # fmt: skip
+        """Lengths of the prompts [P]; raises on bad input."""
+        lengths = np.array([len(p) for p in prompts])
+        if not len(prompts) or lengths.min() < 1:
+            raise FlopwiseError("sample: a prompt is empty; give at least one token")
+        if n < 1 or max_tokens < 1 or not temperature >= 0:
+            raise FlopwiseError(
+                f"sample: n={n} and max_tokens={max_tokens} must be at least 1, temperature={temperature} at least 0"
+            )
+        if (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
+            raise FlopwiseError(
+                f"sample: top_k={top_k} must be at least 1, top_p={top_p} in (0, 1]; None is off"
+            )
+        longest = int(lengths.max())
+        if longest + max_tokens > self.cfg.max_seq_len:
+            room = self.cfg.max_seq_len - longest
+            advice = f"lower max_tokens to {room}" if room > 0 else "shorten the prompt"
+            raise FlopwiseError(
+                f"sample: prompt of {longest} plus max_tokens {max_tokens} exceeds the model's context of "
+                f"{self.cfg.max_seq_len}; {advice}"
+            )
+        self._check_ids(prompts)
+        return lengths
+
+    def _check_ids(self, sequences: Sequence[Sequence[int]]) -> None:
+        ids = [t for s in sequences for t in (min(s), max(s))]
+        if min(ids) < 0 or max(ids) >= self.cfg.vocab_size:
+            bad = min(ids) if min(ids) < 0 else max(ids)
+            raise FlopwiseError(
+                f"token {bad} is outside the model's vocabulary of {self.cfg.vocab_size}; use its own tokenizer"
+            )
 
     def _flops(self, prompts: np.ndarray, new: np.ndarray, prompt_index: np.ndarray) -> float:
         """As `flops.count.generate_flops`, for all rows at once (decode cost is linear in the context)."""
@@ -137,8 +220,8 @@ class LocalEngine:
         prefill = sum(prefill_flops(self.cfg, int(p)).total for p in prompts)
         return float(prefill + base * passes.sum() + per_position * pairs.sum())
 
-    def _prefill(self, prompts: Sequence[Sequence[int]], room: int) -> tuple[Tensor, _Cache]:
-        """Read right-aligned prompts; logits [B, V] after the last token and a cache with room for more."""
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, _Cache]:
+        """Read right-aligned prompts: logits [B, V] after the last token, and the cache."""
         cfg, B, P = self.cfg, len(prompts), max(len(p) for p in prompts)
         ids = np.zeros((B, P), dtype=np.int64)
         real = np.zeros((B, P), dtype=bool)
@@ -147,89 +230,93 @@ class LocalEngine:
             real[row, P - len(prompt) :] = True
         keep = torch.from_numpy(real)
         # A padding query may look at itself, so that its softmax is defined; nobody looks at it.
-        allowed = (keep[:, None, :] & torch.ones(P, P, dtype=torch.bool).tril()) | torch.eye(P, dtype=torch.bool)
+        allowed = (keep[:, None, :] & torch.ones(P, P, dtype=torch.bool).tril()) | torch.eye(
+            P, dtype=torch.bool
+        )
         H, K, D = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
         x = self.embed[torch.from_numpy(ids)]
-        cos, sin = self.model.cos[:P], self.model.sin[:P]
         keys, values = [], []
         for layer in self.layers:
-            heads = F.linear(_unit(x, cfg.norm_eps), layer.qkv).view(B, P, H + 2 * K, D).transpose(1, 2)
-            turned = apply_rope(heads[:, : H + K], cos, sin)
+            heads = (_unit(x, cfg.norm_eps) @ layer.qkv).view(B, P, H + 2 * K, D).transpose(1, 2)
+            turned = _turn(heads[:, : H + K], self.turns[:P])
             q, k, v = turned[:, :H], turned[:, H:], heads[:, H + K :]
-            for store, fresh in ((keys, k), (values, v)):
-                room_for = torch.zeros(B, K, P + room, D, dtype=x.dtype)
-                room_for[:, :, :P] = fresh
-                store.append(room_for)
-            mixed = F.scaled_dot_product_attention(
-                q, k.repeat_interleave(H // K, 1), v.repeat_interleave(H // K, 1), allowed[:, None], scale=1.0
+            keys.append(k.contiguous())
+            values.append(v.contiguous())
+            k, v = (t.repeat_interleave(H // K, 1) for t in (k, v))
+            mixed = F.scaled_dot_product_attention(q, k, v, allowed[:, None], scale=1.0)
+            x = x + mixed.transpose(1, 2).reshape(B, P, H * D) @ layer.out
+            gate, up = (_unit(x, cfg.norm_eps) @ layer.gate_up).chunk(2, -1)
+            x = x + (F.silu(gate) * up) @ layer.down
+        logits = _unit(x[:, -1], cfg.norm_eps) @ self.head
+        if not logits.isfinite().all():
+            raise FlopwiseError(
+                "sample: the model's logits are not finite; its weights are damaged, train it again"
             )
-            x = x + F.linear(mixed.transpose(1, 2).reshape(B, P, H * D), layer.out)
-            gate, up = F.linear(_unit(x, cfg.norm_eps), layer.gate_up).chunk(2, -1)
-            x = x + F.linear(F.silu(gate) * up, layer.down)
-        logits = F.linear(_unit(x[:, -1], cfg.norm_eps), self.head)
-        mask = torch.zeros(B, 1, P + room, dtype=x.dtype)
-        mask[:, 0, :P].masked_fill_(~keep, float("-inf"))
+        mask = torch.zeros(B, K, P, dtype=x.dtype).masked_fill_(~keep[:, None], float("-inf"))
         return logits, _Cache(keys, values, mask)
 
     def _step(self, token: Tensor, cache: _Cache, column: int) -> Tensor:
-        """One token per row, at cache column `column`: logits [R, V]."""
+        """One token per row, written to cache column `column`: logits [R, V]."""
         cfg, R = self.cfg, len(token)
         H, K, D = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
-        G, T = H // K, column + 1
-        cos, sin = self.model.cos[column], self.model.sin[column]
-        mask = cache.mask[:, :, :T].repeat_interleave(K, 0)
+        cache.reserve(column + 1)
+        seen = slice(column + 1)
+        mask = cache.mask.view(R * K, 1, -1)[:, :, seen]
         x = self.embed[token]
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            heads = F.linear(_unit(x, cfg.norm_eps), layer.qkv).view(R, H + 2 * K, D)
-            turned = apply_rope(heads[:, : H + K], cos, sin)
+            heads = (_unit(x, cfg.norm_eps) @ layer.qkv).view(R, H + 2 * K, D)
+            turned = _turn(heads[:, : H + K], self.turns[column])
             keys[:, :, column] = turned[:, H:]
             values[:, :, column] = heads[:, H + K :]
-            q = turned[:, :H].reshape(R * K, G, D)
-            k = keys[:, :, :T].reshape(R * K, T, D) if T == keys.shape[2] else keys.view(R * K, -1, D)[:, :T]
-            v = values.view(R * K, -1, D)[:, :T]
+            q = turned[:, :H].reshape(R * K, H // K, D)
+            k, v = (t.view(R * K, -1, D)[:, seen] for t in (keys, values))
             weights = torch.baddbmm(mask, q, k.mT).softmax(-1)
-            x = x + F.linear((weights @ v).view(R, H * D), layer.out)
-            gate, up = F.linear(_unit(x, cfg.norm_eps), layer.gate_up).chunk(2, -1)
-            x = x + F.linear(F.silu(gate).mul_(up), layer.down)
-        return F.linear(_unit(x, cfg.norm_eps), self.head)
+            torch.addmm(x, (weights @ v).view(R, H * D), layer.out, out=x)
+            gate, up = (_unit(x, cfg.norm_eps) @ layer.gate_up).chunk(2, -1)
+            torch.addmm(x, F.silu(gate).mul_(up), layer.down, out=x)
+        return _unit(x, cfg.norm_eps) @ self.head
 
     def _decode(
-        self, logits: Tensor, cache: _Cache, column: int, max_tokens: int, stop: np.ndarray, draw: _Sampler,
-        who: tuple[np.ndarray, np.ndarray], outputs: tuple[np.ndarray, ...], rows: np.ndarray,
-    ) -> None:  # fmt: skip
-        """Sample until every row has stopped; `rows` are the places of the live rows in the outputs."""
-        ids, logprobs, lengths, finished = outputs
-        prompt, sample = who
-        alive = np.ones(len(rows), dtype=bool)
-        for position in range(max_tokens):
-            token, logprob = draw(logits, prompt, sample, position)
-            live = rows[alive]
-            ids[live, position] = token[alive]
-            logprobs[live, position] = logprob[alive]
-            lengths[live] += 1
-            if len(stop):
-                stopped = np.isin(token, stop) & alive
-                finished[rows[stopped]] = True
+        self,
+        logits: Tensor,
+        cache: _Cache,
+        column: int,
+        rows: _Rows,
+        draw: Draw,
+        stop: Sequence[int],
+        out: SampleBatch,
+    ) -> None:
+        """Sample into `out` until every row has stopped or is full; the prompts fill `column` columns."""
+        alive = np.ones(len(rows.place), dtype=bool)
+        stops = np.array(stop, dtype=np.int64)
+        for position in range(out.ids.shape[1]):
+            u = torch.from_numpy(uniforms(rows.stream, rows.offset + position)).to(logits.dtype)
+            token, logprob = (t.numpy() for t in draw(logits, u))
+            live = rows.place[alive]
+            out.ids[live, position] = token[alive]
+            out.logprobs[live, position] = logprob[alive]
+            out.lengths[live] += 1
+            if len(stops):
+                stopped = (token[:, None] == stops).any(1) & alive
+                out.finished[rows.place[stopped]] = True
                 alive &= ~stopped
-            if not alive.any() or position + 1 == max_tokens:
+            if not alive.any() or position + 1 == out.ids.shape[1]:
                 return
-            if alive.sum() <= 0.8 * len(alive):
+            if alive.mean() <= COMPACT_BELOW:
                 keep = np.flatnonzero(alive)
-                cache = cache.select(torch.from_numpy(keep))
-                token, rows, prompt, sample = token[keep], rows[keep], prompt[keep], sample[keep]
+                cache, rows, token = cache.select(torch.from_numpy(keep)), rows[keep], token[keep]
                 alive = alive[keep]
             logits = self._step(torch.from_numpy(token), cache, column + position)
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> list[np.ndarray]:
         """Log-probabilities, in nats, of each sequence's tokens after its prompt."""
-        out: list[np.ndarray] = []
-        for batch, first in self._padded(sequences):
-            logits = self.model(batch[:, :-1]).log_softmax(-1)
-            chosen = logits.gather(-1, batch[:, 1:, None]).squeeze(-1).numpy()
-            for row in range(len(batch)):
-                i = first + row
-                out.append(chosen[row, prompt_lengths[i] - 1 : len(sequences[i]) - 1].copy())
+        out: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
+        for ids, rows in self._padded(sequences):
+            logits = self.model(ids[:, :-1])
+            chosen = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
+            for row, i in enumerate(rows):
+                out[i] = chosen[row, prompt_lengths[i] - 1 : len(sequences[i]) - 1].numpy().copy()
         return out
 
     @torch.inference_mode()
@@ -238,56 +325,38 @@ class LocalEngine:
         if not self.model.n_scores:
             raise FlopwiseError("reward: this model has no score head; train one with the reward method")
         out = np.zeros(len(sequences), dtype=np.float32)
-        flops = 0.0
-        for batch, first in self._padded(sequences):
-            part = sequences[first : first + len(batch)]
-            last = torch.tensor([len(s) - 1 for s in part])
-            hidden = self.model.hidden(batch)[torch.arange(len(batch)), last]
-            out[first : first + len(batch)] = self.model.head(hidden).squeeze(-1).numpy()
-            flops += sum(score_flops(self.cfg, len(s), n_logits=0).total for s in part)
+        for ids, rows in self._padded(sequences):
+            last = torch.tensor([len(sequences[i]) - 1 for i in rows])
+            hidden = self.model.hidden(ids)[torch.arange(len(rows)), last]
+            out[rows] = self.model.head(hidden).squeeze(-1).numpy()
+        lengths, counts = np.unique([len(s) for s in sequences], return_counts=True)
+        flops = sum(
+            score_flops(self.cfg, int(length), int(count), n_logits=0).total
+            for length, count in zip(lengths, counts, strict=True)
+        )
         return out, flops
 
-    def _padded(self, sequences: Sequence[Sequence[int]]) -> list[tuple[Tensor, int]]:
-        """Right-padded batches in order with the index of their first row."""
-        out = []
-        for first in range(0, len(sequences), self.max_batch):
-            part = sequences[first : first + self.max_batch]
-            ids = np.zeros((len(part), max(map(len, part))), dtype=np.int64)
-            for row, s in enumerate(part):
-                ids[row, : len(s)] = s
-            out.append((torch.from_numpy(ids), first))
-        return out
+    def _padded(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, np.ndarray]]:
+        """Right-padded batches of sequences of like length, with their places in `sequences`.
 
-
-class _Sampler:
-    """Draws tokens from logits."""
-
-    def __init__(self, temperature: float, top_k: int | None, top_p: float | None, seed: int):
-        self.temperature, self.top_k, self.top_p, self.seed = temperature, top_k, top_p, seed
-
-    def __call__(self, logits: Tensor, prompt: np.ndarray, sample: np.ndarray, position: int) -> tuple[np.ndarray, np.ndarray]:
-        """Tokens [R] and their log-probabilities [R] at temperature 1."""
-        logp = logits.log_softmax(-1)
-        if self.temperature == 0:
-            token = logp.argmax(-1)
-        else:
-            token = self._draw(logp, torch.from_numpy(uniforms(self.seed, prompt, sample, position)).to(logp.dtype))
-        return token.numpy(), logp.gather(1, token[:, None]).squeeze(1).numpy()
-
-    def _draw(self, logp: Tensor, u: Tensor) -> Tensor:
-        candidates = None
-        if self.temperature != 1:
-            logp = logp / self.temperature
-        if self.top_k is not None and self.top_k < logp.shape[-1]:
-            # Before top-p: a sort of k values instead of the vocabulary.
-            logp, candidates = logp.topk(self.top_k, dim=-1)
-        p = logp.softmax(-1) if self.temperature != 1 or candidates is not None else logp.exp()
-        if self.top_p is not None and self.top_p < 1:
-            p, order = p.sort(-1, descending=True)
-            candidates = order if candidates is None else candidates.gather(1, order)
-            # The smallest set whose mass reaches top_p: a token stays if what stands before it is less.
-            p = p.masked_fill(p.cumsum(-1) - p >= self.top_p, 0.0)
-        cumulative = p.cumsum(-1)
-        place = torch.searchsorted(cumulative, (u * cumulative[:, -1])[:, None], right=True)
-        place = place.clamp_max_(p.shape[-1] - 1)
-        return (place if candidates is None else candidates.gather(1, place)).squeeze(1)
+        Raises:
+            FlopwiseError: a sequence is empty, too long for the model, or outside its vocabulary.
+        """
+        lengths = np.array([len(s) for s in sequences], dtype=np.int64)
+        if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= self.cfg.max_seq_len:
+            bad = lengths.min() if lengths.min() < 1 else lengths.max()
+            raise FlopwiseError(
+                f"a sequence of {bad} tokens cannot be scored; the limit is {self.cfg.max_seq_len}"
+            )
+        if len(lengths):
+            self._check_ids(sequences)
+        order = np.argsort(-lengths, kind="stable")
+        first = 0
+        while first < len(order):
+            longest = int(lengths[order[first]])
+            rows = order[first : first + max(1, SCORED_TOKENS // longest)]
+            ids = np.zeros((len(rows), longest), dtype=np.int64)
+            for row, i in enumerate(rows):
+                ids[row, : lengths[i]] = sequences[i]
+            yield torch.from_numpy(ids), rows
+            first += len(rows)
