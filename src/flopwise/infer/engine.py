@@ -80,7 +80,7 @@ def streams(seed: int, prompt: np.ndarray, sample: np.ndarray) -> np.ndarray:
     True
     """
     with np.errstate(over="ignore"):
-        x = _mix(np.uint64(seed & (2**64 - 1)) + np.uint64(0x9E3779B97F4A7C15))
+        x = _mix(np.array([seed & (2**64 - 1)], np.uint64) + np.uint64(0x9E3779B97F4A7C15))
         x = _mix(x ^ prompt.astype(np.uint64) * np.uint64(0xD1342543DE82EF95))
         return _mix(x ^ sample.astype(np.uint64) * np.uint64(0xDABA0B6EB09322E3))
 

@@ -52,7 +52,7 @@ def _unit(x: Tensor, eps: float) -> Tensor:
 
 
 def _turn(heads: Tensor, by: Tensor) -> Tensor:
-    """Rotary turn of heads [..., D], pairs side by side, by complex numbers that broadcast to [..., D / 2]."""
+    """Rotary turn of heads [..., D], pairs side by side, by complex numbers [..., D / 2] (broadcast)."""
     return torch.view_as_real(torch.view_as_complex(heads.unflatten(-1, (-1, 2))) * by).flatten(-2)
 
 
@@ -136,7 +136,7 @@ class LocalEngine:
                 stopped by `max_tokens` goes on with the tokens it would have had under a larger limit.
 
         Raises:
-            FlopwiseError: an empty prompt, a token outside the vocabulary, a setting out of range, prompt plus
+            FlopwiseError: an empty prompt, a token outside the vocabulary, a setting out of range, prompt and
                 max_tokens beyond the model's context, or weights that give no finite logits.
         """
         start = time.perf_counter()
@@ -152,7 +152,9 @@ class LocalEngine:
                 raise FlopwiseError(
                     f"sample: {len(prefix_tokens)} prefixes for {total} samples; give one for each"
                 )
-            prompts = [[*prompts[i], *prefix] for i, prefix in zip(prompt_index, prefix_tokens, strict=True)]
+            prompts = [
+                [*prompts[i], *prefix] for i, prefix in zip(prompt_index.tolist(), prefix_tokens, strict=True)
+            ]
             offset, n = np.array([len(prefix) for prefix in prefix_tokens]), 1
         lengths = self._check(prompts, n, max_tokens, temperature, top_k, top_p)
         out = SampleBatch(
@@ -186,7 +188,7 @@ class LocalEngine:
             raise FlopwiseError("sample: a prompt is empty; give at least one token")
         if n < 1 or max_tokens < 1 or not temperature >= 0:
             raise FlopwiseError(
-                f"sample: n={n} and max_tokens={max_tokens} must be at least 1, temperature={temperature} at least 0"
+                f"sample: n={n} and max_tokens={max_tokens} must be 1 or more, temperature={temperature} 0 or more"
             )
         if (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
             raise FlopwiseError(
@@ -208,7 +210,7 @@ class LocalEngine:
         if min(ids) < 0 or max(ids) >= self.cfg.vocab_size:
             bad = min(ids) if min(ids) < 0 else max(ids)
             raise FlopwiseError(
-                f"token {bad} is outside the model's vocabulary of {self.cfg.vocab_size}; use its own tokenizer"
+                f"token {bad} is beyond the model's vocabulary of {self.cfg.vocab_size}; use its own tokenizer"
             )
 
     def _flops(self, prompts: np.ndarray, new: np.ndarray, prompt_index: np.ndarray) -> float:
