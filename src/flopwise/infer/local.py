@@ -188,7 +188,7 @@ class LocalEngine:
             raise FlopwiseError("sample: a prompt is empty; give at least one token")
         if n < 1 or max_tokens < 1 or not temperature >= 0:
             raise FlopwiseError(
-                f"sample: n={n} and max_tokens={max_tokens} must be 1 or more, temperature={temperature} 0 or more"
+                f"sample: n={n} and max_tokens={max_tokens} must be 1 or more, temperature={temperature} >= 0"
             )
         if (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
             raise FlopwiseError(
@@ -210,7 +210,7 @@ class LocalEngine:
         if min(ids) < 0 or max(ids) >= self.cfg.vocab_size:
             bad = min(ids) if min(ids) < 0 else max(ids)
             raise FlopwiseError(
-                f"token {bad} is beyond the model's vocabulary of {self.cfg.vocab_size}; use its own tokenizer"
+                f"token {bad} is beyond the vocabulary of {self.cfg.vocab_size}; use its own tokenizer"
             )
 
     def _flops(self, prompts: np.ndarray, new: np.ndarray, prompt_index: np.ndarray) -> float:
