@@ -19,6 +19,6 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         module = import_module(f"flopwise.{_HOMES[name]}")
-        # `flopwise.laws` names the package and the catalogue function alike; the package is callable data.
-        return getattr(module, name)
+        # `laws` is the package, which is callable as the catalogue: the same object before and after its import.
+        return module if name == "laws" else getattr(module, name)
     raise AttributeError(f"module 'flopwise' has no attribute {name!r}")

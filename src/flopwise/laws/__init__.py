@@ -1,14 +1,21 @@
-"""Scaling laws: forms, fits with intervals, back-tests, choice. numpy and scipy only."""
+"""Scaling laws: forms, fits with intervals, back-tests, choice. numpy and scipy only.
+
+The package is callable: `flopwise.laws()` is the catalogue, whichever of package and function came first.
+"""
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
 from typing import Any
 
-__all__ = ["Choice", "Fit", "Law", "backtest", "choose", "compare", "fit", "get", "laws", "register"]
+__all__ = [
+    "Backtest", "Choice", "Fit", "Law", "Parameter", "backtest", "choose", "compare", "fit", "get", "laws", "register",
+]  # fmt: skip
 
 _HOMES = {
-    "Law": "law", "get": "law", "laws": "law", "register": "law", "Fit": "fitting", "fit": "fitting",
-    "backtest": "choosing", "choose": "choosing", "compare": "choosing", "Choice": "choosing",
+    "Law": "law", "Parameter": "law", "get": "law", "laws": "law", "register": "law", "Fit": "result", "fit": "fitting",
+    "Backtest": "choosing", "backtest": "choosing", "choose": "choosing", "compare": "choosing", "Choice": "choosing",
 }  # fmt: skip
 
 
@@ -19,3 +26,14 @@ def __getattr__(name: str) -> Any:
 
         return getattr(import_module(f"flopwise.laws.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'flopwise.laws' has no attribute {name!r}")
+
+
+class _Package(ModuleType):
+    def __call__(self, regime: str | None = None) -> Any:
+        """The catalogue: `flopwise.laws.law.laws`."""
+        from flopwise.laws.law import laws
+
+        return laws(regime)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
-from flopwise.laws.fitting import Fit, fit
-from flopwise.laws.law import get
+from flopwise.laws.fitting import fit
+from flopwise.laws.law import Law, get
+from flopwise.laws.result import Fit
+
+SIMPLER = 0.9
+"""A form with more parameters must bring the error below this share of the simpler one's to displace it."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +27,19 @@ class Backtest:
     """The value of `by` that was held out."""
     errors: list[float]
     inside: list[bool]
+    """Whether each held-out point lies in its 95% interval."""
     fit: Fit
 
     @property
     def rms(self) -> float:
         """Root mean square of the relative errors."""
         return float(np.sqrt(np.mean(np.square(self.errors))))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {
+            "law": self.law, "held_out": self.held_out, "errors": self.errors, "inside": self.inside, "rms": self.rms,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,49 +55,53 @@ class Choice:
         """As JSON takes it."""
         return {
             "chosen": self.fit.law, "reasons": self.reasons, "fits": [f.to_dict() for f in self.fits],
-            "trials": [
-                {"law": t.law, "held_out": t.held_out, "errors": t.errors, "inside": t.inside, "rms": t.rms}
-                for t in self.trials
-            ],
+            "trials": [t.to_dict() for t in self.trials],
         }  # fmt: skip
 
 
 def backtest(
-    law: str, table: Mapping[str, Any], hold_out: str = "largest", by: str = "C", cluster: str | None = None,
-    seed: int = 0, target: str | None = None, loss: str = "log_huber", delta: float = 1e-3,
+    law: str | Law, table: Any, hold_out: str = "largest", by: str = "C", cluster: str | None = None, seed: int = 0,
+    target: str | None = None, loss: str = "log_huber", delta: float = 1e-3,
 ) -> Backtest:  # fmt: skip
     """Fit without the rows at the largest value of `by`, then predict them.
+
+    `by` "C" is 6 N D where the table has N and D and no C.
 
     Raises:
         FlopwiseError: there is no such column, one value only, or too few rows remain.
     """
+    from flopwise.records.table import numbers, read_table
+
     if hold_out != "largest":
         raise FlopwiseError(f"backtest: hold_out is {hold_out!r}, must be 'largest'")
-    if by not in table:
-        raise FlopwiseError(f"backtest: there is no column {by!r} to hold out by; there are {', '.join(map(str, table))[:200]}")
     form = get(law)
-    target = target or form.target
-    scale = np.asarray(table[by], dtype=float)
-    held = scale == scale.max()
+    columns = {str(name): np.asarray(values) for name, values in _mapping(table, read_table).items()}
+    if by == "C" and by not in columns and {"N", "D"} <= set(columns):
+        columns["C"] = 6 * numbers(columns, "N", "backtest") * numbers(columns, "D", "backtest")
+    scale = numbers(columns, by, "backtest: to hold out by")
+    # Rounding of a computed C must not split the largest runs.
+    held = scale >= scale.max() * (1 - 1e-6)
     if held.all():
-        raise FlopwiseError(f"backtest: all rows have the same {by}; nothing smaller is left to fit")
-    columns = {name: np.asarray(table[name]) for name in table}
+        raise FlopwiseError(
+            f"backtest: {by} is {scale.max():.6g} in every row; there is nothing smaller to fit to"
+        )
+    target = target or form.target
     small = {name: values[~held] for name, values in columns.items()}
-    fitted = fit(law, small, loss=loss, delta=delta, cluster=cluster, seed=seed, target=target)
-    predicted = fitted.predict(**{v: columns[v][held].astype(float) for v in form.variables})
-    truth = columns[target][held].astype(float)
-    inside = (np.atleast_1d(predicted.low) <= truth) & (truth <= np.atleast_1d(predicted.high))
-    return Backtest(law, float(scale.max()), (np.atleast_1d(predicted.value) / truth - 1).tolist(), inside.tolist(), fitted)
+    fitted = fit(form, small, loss=loss, delta=delta, cluster=cluster, seed=seed, target=target)
+    truth = numbers(columns, target, "backtest")[held]
+    predicted = fitted.predict(**{v: numbers(columns, v, "backtest")[held] for v in form.variables})
+    inside = (predicted.low <= truth) & (truth <= predicted.high)
+    errors = (predicted.value - truth) / np.maximum(np.abs(truth), 1e-300)
+    return Backtest(form.name, float(scale.max()), errors.tolist(), inside.tolist(), fitted)
 
 
 def choose(
-    table: Mapping[str, Any], candidates: Sequence[str], target: str = "loss", cluster: str | None = None,
-    by: str = "N", seed: int = 0,
+    table: Any, candidates: Sequence[str], target: str = "loss", cluster: str | None = None, by: str = "N", seed: int = 0,
 ) -> Choice:  # fmt: skip
     """Choose among forms by back-testing on the largest `by`, then fit the chosen one to everything.
 
-    A form with more parameters must predict better by a tenth to displace one with fewer. The chosen fit's
-    scatter is raised to the error its back-test made: beyond the ladder it will hardly do better.
+    A form with more parameters must predict better by a tenth to displace one with fewer. The chosen fit
+    carries its back-test's error as `misfit`: beyond the ladder it will hardly do better.
 
     Raises:
         FlopwiseError: no candidate can be fitted.
@@ -99,26 +115,41 @@ def choose(
         except FlopwiseError as e:
             reasons.append(f"{name} was left out: {e}")
     if not trials:
-        raise FlopwiseError(f"choose: no candidate can be fitted; {reasons[0] if reasons else 'none was given'}")
+        raise FlopwiseError(
+            f"choose: no candidate can be fitted; {reasons[0] if reasons else 'none was given'}"
+        )
     best = 0
     for i in range(1, len(trials)):
-        if trials[i].rms < 0.9 * trials[best].rms:
+        if trials[i].rms < SIMPLER * trials[best].rms:
             best = i
     trial = trials[best]
-    reasons.append(f"{trial.law} predicts the largest {by} best: {trial.rms:.2%} root mean square error")
+    reasons.append(
+        f"{trial.law} is chosen: it predicts the largest {by} to {trial.rms:.2%} (root mean square)"
+    )
     reasons += [f"{t.law}: {t.rms:.2%}" for i, t in enumerate(trials) if i != best]
-    chosen = replace(fits[best], scatter=max(fits[best].scatter, trial.rms))
-    return Choice(chosen, fits, trials, reasons)
+    return Choice(replace(fits[best], misfit=trial.rms), fits, trials, reasons)
 
 
-def compare(laws: Sequence[str], table: Mapping[str, Any], by: str = "C", cluster: str | None = None, seed: int = 0) -> list[Backtest]:
-    """Back-test every form on the largest `by`; best first. Forms that cannot be fitted are left out."""
-    out = []
+def compare(
+    laws: Sequence[str | Law], table: Any, by: str = "C", cluster: str | None = None, seed: int = 0
+) -> list[Backtest]:
+    """Back-test every form on the largest `by`; best first. One that cannot be fitted is left out with a warning.
+
+    Raises:
+        FlopwiseError: none can be fitted; the message says why the first cannot.
+    """
+    out, reasons = [], []
     for law in laws:
         try:
             out.append(backtest(law, table, by=by, cluster=cluster, seed=seed))
-        except FlopwiseError:
-            continue
+        except FlopwiseError as e:
+            reasons.append(f"{get(law).name} was left out: {e}")
     if not out:
-        raise FlopwiseError(f"compare: none of {', '.join(laws)} can be fitted to this table")
+        raise FlopwiseError(f"compare: no law can be fitted; {reasons[0] if reasons else 'none was given'}")
+    for reason in reasons:
+        warnings.warn(reason, stacklevel=2)
     return sorted(out, key=lambda t: t.rms)
+
+
+def _mapping(table: Any, read: Any) -> Mapping[str, Any]:
+    return table if isinstance(table, Mapping) else read(table)

@@ -18,13 +18,15 @@ Columns = Mapping[str, Array]
 class Parameter:
     """A parameter with the range it may take and the ranges that starts are drawn from.
 
-    `log`: searched on a logarithmic scale, so it stays positive.
+    `log`: searched on a logarithmic scale, so it stays positive. `unit`: a variable in whose units the
+    parameter is; starts are then multiples of that variable's geometric mean, and bounds are not.
     """
 
     name: str
     start: tuple[float, float]
     log: bool = True
     bounds: tuple[float, float] = (0.0, np.inf)
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,12 @@ class Law:
     scale: str = "log"
     """Residuals on the "log" of the target, or "plain" (accuracies near 0 have no useful logarithm)."""
     needs: str = ""
+    span: tuple[float, float] = (-np.inf, np.inf)
+    """What the target can be; intervals end there."""
+    from_zero: tuple[str, ...] = ()
+    """Variables that may be 0; the others must be positive."""
+    unready: Callable[[Mapping[str, float], Mapping[str, tuple[float, float]]], str] | None = None
+    """Given parameters and the fitted range of each variable: why the law must not be extrapolated, or ""."""
 
     @property
     def names(self) -> tuple[str, ...]:

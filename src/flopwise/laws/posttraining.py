@@ -2,7 +2,24 @@
 
 from __future__ import annotations
 
-from flopwise.laws.law import Law, Parameter, register
+from collections.abc import Mapping
+
+import numpy as np
+
+from flopwise.laws.law import Array, Columns, Law, Parameter, register
+
+
+def _sigmoid(p: Mapping[str, float], x: Columns) -> Array:
+    with np.errstate(divide="ignore"):  # C = 0 is the model before training: R0
+        return p["R0"] + (p["A"] - p["R0"]) / (1 + (p["Cmid"] / x["C"]) ** p["B"])
+
+
+def _before_the_middle(p: Mapping[str, float], ranges: Mapping[str, tuple[float, float]]) -> str:
+    end = ranges["C"][1]
+    if end >= p["Cmid"]:
+        return ""
+    return f"the curve ends at C = {end:.3g}, before its middle Cmid = {p['Cmid']:.3g}, and does not tell the ceiling A"
+
 
 RL_SIGMOID = register(
     Law(
@@ -10,9 +27,9 @@ RL_SIGMOID = register(
         variables=("C",), target="reward",
         parameters=(
             Parameter("A", (0.1, 1.0), bounds=(1e-6, 1.0)), Parameter("R0", (0.001, 0.8), bounds=(1e-6, 1.0)),
-            Parameter("Cmid", (1e8, 1e26)), Parameter("B", (0.3, 6.0), bounds=(1e-6, 20.0)),
+            Parameter("Cmid", (0.03, 30.0), unit="C"), Parameter("B", (0.3, 6.0), bounds=(1e-6, 20.0)),
         ),
-        function=lambda p, x: p["R0"] + (p["A"] - p["R0"]) / (1 + (p["Cmid"] / x["C"]) ** p["B"]),
+        function=_sigmoid, from_zero=("C",), span=(0.0, 1.0), unready=_before_the_middle,
         source="Khatri et al. 2025 (ScaleRL), arXiv 2510.13786", status="summary", scale="plain",
         needs="a curve that has passed Cmid: a short one does not tell the ceiling A",
     )

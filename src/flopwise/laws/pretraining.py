@@ -66,7 +66,7 @@ BROKEN = register(
         variables=("N", "D"), target="loss",
         parameters=(
             Parameter("E", (0.1, 3.0)), Parameter("A", (1.0, 1e4)), Parameter("B", (1.0, 1e4)),
-            Parameter("alpha", (0.05, 1.2)), Parameter("beta", (0.05, 1.0)), Parameter("D0", (1e5, 1e7)),
+            Parameter("alpha", (0.05, 1.2)), Parameter("beta", (0.05, 1.0)), Parameter("D0", (0.2, 5.0), unit="D"),
             Parameter("gamma", (0.01, 1.0)),
         ),
         function=_broken, linear=("E", "A", "B"),
@@ -87,8 +87,8 @@ KAPLAN = register(
         name="kaplan", regime="pretraining", formula="L = ((Nc / N)^(aN / aD) + Dc / D)^aD",
         variables=("N", "D"), target="loss",
         parameters=(
-            Parameter("Nc", (1e3, 1e15)), Parameter("Dc", (1e3, 1e15)), Parameter("aN", (0.02, 0.5)),
-            Parameter("aD", (0.02, 0.5)),
+            Parameter("Nc", (1.0, 1e12), unit="N"), Parameter("Dc", (1.0, 1e12), unit="D"),
+            Parameter("aN", (0.02, 0.5)), Parameter("aD", (0.02, 0.5)),
         ),
         function=lambda p, x: ((p["Nc"] / x["N"]) ** (p["aN"] / p["aD"]) + p["Dc"] / x["D"]) ** p["aD"],
         source="Kaplan et al. 2020, arXiv 2001.08361, eq. 1.5", status="summary",
@@ -100,7 +100,7 @@ POWER = register(
     Law(
         name="power", regime="pretraining", formula="L = E + (C0 / C)^a",
         variables=("C",), target="loss",
-        parameters=(Parameter("E", (0.1, 3.0)), Parameter("C0", (1.0, 1e20)), Parameter("a", (0.01, 1.0))),
+        parameters=(Parameter("E", (0.1, 3.0)), Parameter("C0", (1e-6, 1e9), unit="C"), Parameter("a", (0.02, 1.0))),
         function=lambda p, x: p["E"] + (p["C0"] / x["C"]) ** p["a"],
         source="Henighan et al. 2020, arXiv 2010.14701, eq. 1.1", status="summary",
         needs="runs on the compute frontier over at least two decades",

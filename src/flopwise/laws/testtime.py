@@ -15,7 +15,7 @@ COVERAGE_POWER = register(
         parameters=(Parameter("a", (0.01, 10.0)), Parameter("b", (0.05, 2.0))),
         function=lambda p, x: np.exp(-p["a"] * x["k"] ** -p["b"]),
         source="Brown et al. 2024 (Large Language Monkeys), arXiv 2407.21787, section 3", status="summary", scale="plain",
-        needs="pass@k at four or more k",
+        span=(0.0, 1.0), needs="pass@k at four or more k",
     )
 )  # fmt: skip
 
@@ -42,6 +42,6 @@ TRAIN_TO_TEST = register(
         ),
         function=_beta_binomial,
         source="Roberts et al. 2026 (Train-to-Test), arXiv 2604.01411, accuracy form", status="summary", scale="plain",
-        needs="pass@k at several k for several pretrained models, and each one's loss (measured or predicted)",
+        span=(0.0, 1.0), needs="pass@k at several k for several pretrained models, and each one's loss (measured or predicted)",
     )
 )  # fmt: skip

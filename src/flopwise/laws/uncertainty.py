@@ -1,0 +1,123 @@
+"""How sure a fit is: noise between and within runs, the covariance it leaves, and the cluster bootstrap.
+
+Branches of one trunk share its noise, so a ladder has fewer independent pieces of evidence than points. The
+noise is split into a part between clusters and a part within (analysis of variance on the linearised law,
+Henderson 1953, method 3), and Student's t has the degrees of freedom of the part between: with five trunks,
+three of whose freedoms the law uses up, two are left, and intervals are wide because little is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from flopwise.laws.law import Array
+from flopwise.laws.search import Problem, descend
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Covariance of the searched parameters and the scatter of single runs, with their degrees of freedom."""
+
+    covariance: Array
+    between: float
+    """Standard deviation between clusters, on the law's scale; 0 where none can be seen."""
+    within: float
+    dof: float
+    seen: bool
+    """Whether noise between clusters could be told from the law itself."""
+
+    @property
+    def scatter(self) -> float:
+        """Standard deviation of a new run around the law."""
+        return float(np.hypot(self.between, self.within))
+
+
+def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
+    """Split residuals `r` [n] of a fit with derivatives `J` [n, k] into noise between and within `clusters` [n]."""
+    n, k = J.shape
+    inverse = _inverse(J)
+    rss = float(r @ r)
+    pooled = rss / (n - k)
+    if clusters is None or len(np.unique(clusters)) == n:
+        covariance = pooled * efficiency(delta, np.sqrt(pooled)) * inverse
+        return Spread(covariance, 0.0, float(np.sqrt(pooled)), float(n - k), True)
+    Z = (clusters[:, None] == np.unique(clusters)).astype(float)
+    basis = _basis(J)
+    free = Z - basis @ (basis.T @ Z)
+    beyond = _basis(free)
+    dof_b, dof_w = beyond.shape[1], n - basis.shape[1] - beyond.shape[1]
+    between_ss = float(np.square(beyond.T @ r).sum())
+    ms_w = max(rss - between_ss, 0.0) / dof_w if dof_w else 0.0
+    if dof_b == 0:
+        covariance = pooled * efficiency(delta, np.sqrt(pooled)) * inverse
+        return Spread(covariance, 0.0, float(np.sqrt(pooled)), float(n - k), False)
+    ms_b = between_ss / dof_b
+    # Expected mean square between clusters: within + per * between.
+    per = float(np.square(free).sum()) / dof_b
+    between = max(0.0, (ms_b - ms_w) / per)
+    # Where the part between happens to come out as none, one more freedom: that it is small is known a little.
+    within, dof = (ms_w, dof_b) if between else (pooled, dof_b + 1)
+    V = within * np.eye(n) + between * Z @ Z.T
+    covariance = inverse @ J.T @ V @ J @ inverse * efficiency(delta, np.sqrt(within + between))
+    return Spread(covariance, float(np.sqrt(between)), float(np.sqrt(within)), float(min(dof, n - k)), True)
+
+
+def efficiency(delta: float, sigma: float) -> float:
+    """Variance of a Huber estimate over that of least squares under normal noise: 1 for wide limits, pi/2 for none.
+
+    >>> round(efficiency(1e-9, 1.0), 3), round(efficiency(1.345, 1.0), 3), efficiency(float("inf"), 1.0)
+    (1.571, 1.053, 1.0)
+    """
+    from scipy.stats import norm
+
+    if sigma == 0 or delta / sigma > 10:
+        return 1.0
+    c = max(delta / sigma, 1e-6)
+    inside = 2 * norm.cdf(c) - 1
+    return float((inside - 2 * c * norm.pdf(c) + 2 * c**2 * norm.sf(c)) / inside**2)
+
+
+def bootstrap(
+    problem: Problem, theta: Array, clusters: Array | None, n: int, seed: int,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[Array, int]:  # fmt: skip
+    """Parameters [m, k] refitted to `n` resamples of whole clusters, and how many did not converge (left out).
+
+    Each starts from the fit `theta`. A resample with too few different points for the law is drawn again.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(len(problem.y)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    members = [np.flatnonzero(labels == g) for g in range(labels.max() + 1)]
+    k, out, failed = len(theta), [], 0
+    for i in range(n):
+        for _ in range(100):
+            rows = np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
+            x = {name: values[rows] for name, values in problem.x.items()}
+            if len(np.unique(np.stack(list(x.values())), axis=1).T) >= k:
+                break
+        end = descend(Problem(problem.law, x, problem.y[rows], problem.delta), theta, 300)
+        if end.converged:
+            out.append(end.theta)
+        else:
+            failed += 1
+        if progress:
+            progress((i + 1) / n)
+    return np.array(out).reshape(-1, k), failed
+
+
+def _inverse(J: Array) -> Array:
+    """(J'J)^-1 with columns scaled alike; a direction the data do not see gets a huge variance, not none."""
+    norms = np.linalg.norm(J, axis=0)
+    norms = np.where(norms > 0, norms, 1.0)
+    _, s, vt = np.linalg.svd(J / norms, full_matrices=False)
+    s = np.maximum(s, 1e-8 * s.max())
+    return (vt.T / s**2) @ vt / np.outer(norms, norms)
+
+
+def _basis(A: Array) -> Array:
+    """Orthonormal basis of the columns' span."""
+    u, s, _ = np.linalg.svd(A / max(float(np.linalg.norm(A, axis=0).max()), 1e-300), full_matrices=False)
+    return u[:, s > 1e-8 * max(float(s.max()), 1e-3)]
