@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["score"]
+__all__ = ["score", "solve"]
+
+_HOMES = {"score": "scoring", "solve": "solve"}
 
 
 def __getattr__(name: str) -> Any:
     """Load on first use."""
-    if name == "score":
-        from flopwise.infer.estimators import score
+    if name in _HOMES:
+        from importlib import import_module
 
-        return score
+        return getattr(import_module(f"flopwise.infer.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'flopwise.infer' has no attribute {name!r}")
