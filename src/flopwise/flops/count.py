@@ -67,7 +67,13 @@ def count_params(cfg: ModelConfig) -> ParamCount:
     table = cfg.vocab_size * d
     embedding = table if cfg.tie_embeddings else 2 * table
     body = attention + mlp + norms
-    modules = {"embedding": table, "attention": attention, "mlp": mlp, "norms": norms, "output": embedding - table}
+    modules = {
+        "embedding": table,
+        "attention": attention,
+        "mlp": mlp,
+        "norms": norms,
+        "output": embedding - table,
+    }
     return ParamCount(body + embedding, body + embedding, body, embedding, modules)
 
 
@@ -82,13 +88,15 @@ def _body(cfg: ModelConfig, tokens: float, pairs: float, logits: float) -> FlopC
     )
 
 
-def forward_flops(cfg: ModelConfig, seq_len: int, batch: float = 1, n_logits: int | None = None) -> FlopCount:
-    """One forward pass of `batch` sequences; the head is applied to `n_logits` positions of each (default all)."""
+def forward_flops(
+    cfg: ModelConfig, seq_len: int, batch: float = 1, n_logits: float | None = None
+) -> FlopCount:
+    """One forward pass of `batch` sequences; the head is applied to `n_logits` positions of each (on average; default all)."""
     logits = seq_len if n_logits is None else n_logits
     return _body(cfg, batch * seq_len, batch * seq_len * seq_len, batch * logits)
 
 
-def train_flops(cfg: ModelConfig, seq_len: int, batch: float = 1, n_logits: int | None = None) -> FlopCount:
+def train_flops(cfg: ModelConfig, seq_len: int, batch: float = 1, n_logits: float | None = None) -> FlopCount:
     """Forward and backward: each product has two products behind it, so 3x the forward pass."""
     return 3 * forward_flops(cfg, seq_len, batch, n_logits)
 
@@ -114,7 +122,7 @@ def generate_flops(cfg: ModelConfig, prompt_len: int, lengths: Sequence[int]) ->
     return prefill_flops(cfg, prompt_len) + _body(cfg, passes, pairs, passes)
 
 
-def score_flops(cfg: ModelConfig, seq_len: int, batch: float = 1, n_logits: int | None = None) -> FlopCount:
+def score_flops(cfg: ModelConfig, seq_len: int, batch: float = 1, n_logits: float | None = None) -> FlopCount:
     """Log-probabilities of given sequences: a forward pass and nothing else."""
     return forward_flops(cfg, seq_len, batch, n_logits)
 

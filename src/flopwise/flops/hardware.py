@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import platform
+import sys
 import time
 from typing import Any
 
@@ -35,6 +37,24 @@ def memory_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed buffers instead of returning them to the system (nothing elsewhere).
+
+    By default it maps each buffer of more than a few MB afresh, so that a training step pays for zeroed pages
+    again and again: an update on 400 x 50 tokens takes a tenth to a sixth less time with this. The
+    price is that memory once used stays with the process until it ends.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return  # another C library
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    mallopt(m_mmap_threshold, 1 << 30)
+    mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
 def matmul_peak(dtype: str = "float32", threads: int = 1, size: int = 1024, seconds: float = 0.3) -> float:

@@ -42,7 +42,9 @@ class ModelConfig:
                 f"model: n_heads {self.n_heads} is not a multiple of n_kv_heads {self.n_kv_heads}; change one"
             )
         if self.head_dim % 2:
-            raise FlopwiseError(f"model: head width {self.head_dim} is odd, rotary positions need an even one")
+            raise FlopwiseError(
+                f"model: head width {self.head_dim} is odd, rotary positions need an even one"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -58,7 +60,9 @@ class ModelConfig:
         rounded up to a multiple of 16. Fixed depth because depth and tokens interact at small scale.
         """
         if width % 8:
-            raise FlopwiseError(f"model: width {width} is not a multiple of 8; the next is {width + 8 - width % 8}")
+            raise FlopwiseError(
+                f"model: width {width} is not a multiple of 8; the next is {width + 8 - width % 8}"
+            )
         n_heads = max(4, width // 32)
         while width % n_heads or (width // n_heads) % 2:
             n_heads -= 1
@@ -108,7 +112,9 @@ class ModelConfig:
         if family != "llama":
             raise FlopwiseError(f"model: family {family!r} cannot be loaded, only 'llama' can so far")
         if config.get("attention_bias") or config.get("mlp_bias"):
-            raise FlopwiseError("model: this checkpoint has biases in its linear layers, which is not supported")
+            raise FlopwiseError(
+                "model: this checkpoint has biases in its linear layers, which is not supported"
+            )
         rope = config.get("rope_parameters") or {}
         scaling = config.get("rope_scaling") or {}
         kind = scaling.get("rope_type") or scaling.get("type") or rope.get("rope_type") or "default"

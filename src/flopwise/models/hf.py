@@ -75,7 +75,10 @@ def save(model: Transformer, folder: Path, tokenizer: SavesItself | None = None)
     config = model.cfg.to_hf("LlamaForSequenceClassification" if model.n_scores else "LlamaForCausalLM")
     if model.n_scores:
         # Without labels and a padding id the sequence classifier of `transformers` cannot find the last token.
-        config |= {"id2label": {str(i): f"SCORE_{i}" for i in range(model.n_scores)}, "num_labels": model.n_scores}
+        config |= {
+            "id2label": {str(i): f"SCORE_{i}" for i in range(model.n_scores)},
+            "num_labels": model.n_scores,
+        }
         config["pad_token_id"] = 1
     atomic_write(folder / "config.json", json.dumps(config, indent=1))
     if tokenizer is not None:
@@ -100,7 +103,9 @@ def load(folder: Path) -> Transformer:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise FlopwiseError(f"model {folder}: there is no config.json; give a folder in Hugging Face layout") from None
+        raise FlopwiseError(
+            f"model {folder}: there is no config.json; give a folder in Hugging Face layout"
+        ) from None
     except (ValueError, OSError) as e:
         raise FlopwiseError(f"model {folder}: config.json cannot be read ({type(e).__name__})") from e
     try:
@@ -116,7 +121,9 @@ def load(folder: Path) -> Transformer:
     except (SafetensorError, OSError, RuntimeError) as e:
         lines = str(e).splitlines()
         reason = next((line.strip() for line in lines if "mismatch" in line), lines[0])[:160]
-        raise FlopwiseError(f"model {folder}: weights cannot be read ({reason}); fetch or train it again") from e
+        raise FlopwiseError(
+            f"model {folder}: weights cannot be read ({reason}); fetch or train it again"
+        ) from e
     return model
 
 

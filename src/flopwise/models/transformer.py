@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flopwise.models import kernels
 from flopwise.models.config import ModelConfig
+from flopwise.models.kernels import Positions
 
 
 def rope_tables(cfg: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
@@ -30,6 +31,18 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-b, a], dim=-1) * sin
 
 
+class RMSNorm(nn.Module):
+    """Root mean square normalisation with a weight per unit."""
+
+    def __init__(self, width: int, eps: float):
+        super().__init__()
+        self.weight, self.eps = nn.Parameter(torch.ones(width)), eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, width] -> [N, width]."""
+        return kernels.rms_norm(x, self.weight, self.eps)
+
+
 class Attention(nn.Module):
     """Causal self-attention; `qkv` holds all query heads, then key heads, then value heads."""
 
@@ -39,18 +52,11 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(cfg.d_model, (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.head_dim, bias=False)
         self.out = nn.Linear(cfg.n_heads * cfg.head_dim, cfg.d_model, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [B, T, d_model] -> [B, T, d_model]."""
-        B, T, _ = x.shape
-        H, K, D = self.cfg.n_heads, self.cfg.n_kv_heads, self.cfg.head_dim
-        heads = self.qkv(x).view(B, T, H + 2 * K, D).transpose(1, 2)
-        # Queries and keys turn together: one rotary call instead of two.
-        turned = apply_rope(heads[:, : H + K], cos, sin)
-        q, k, v = turned[:, :H], turned[:, H:], heads[:, H + K :]
-        if H != K:
-            k, v = (t.repeat_interleave(H // K, dim=1) for t in (k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.out(mixed.transpose(1, 2).reshape(B, T, H * D))
+    def forward(self, x: Tensor, at: Positions) -> Tensor:
+        """x [B * T, d_model] -> [B * T, d_model]."""
+        qkv = self.qkv(x).view(-1, at.length, self.qkv.out_features)
+        mixed = kernels.attention(qkv, at, self.cfg.n_heads, self.cfg.n_kv_heads)
+        return self.out(mixed.flatten(0, 1))
 
 
 class MLP(nn.Module):
@@ -62,9 +68,8 @@ class MLP(nn.Module):
         self.down = nn.Linear(cfg.d_ff, cfg.d_model, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x [B, T, d_model] -> [B, T, d_model]."""
-        gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(F.silu(gate) * up)
+        """x [N, d_model] -> [N, d_model]."""
+        return self.down(kernels.swiglu(self.gate_up(x)))
 
 
 class Block(nn.Module):
@@ -72,14 +77,14 @@ class Block(nn.Module):
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
-        self.attn_norm = nn.RMSNorm(cfg.d_model, eps=cfg.norm_eps)
+        self.attn_norm = RMSNorm(cfg.d_model, eps=cfg.norm_eps)
         self.attn = Attention(cfg)
-        self.mlp_norm = nn.RMSNorm(cfg.d_model, eps=cfg.norm_eps)
+        self.mlp_norm = RMSNorm(cfg.d_model, eps=cfg.norm_eps)
         self.mlp = MLP(cfg)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [B, T, d_model] -> [B, T, d_model]."""
-        x = x + self.attn(self.attn_norm(x), cos, sin)
+    def forward(self, x: Tensor, at: Positions) -> Tensor:
+        """x [B * T, d_model] -> [B * T, d_model]."""
+        x = x + self.attn(self.attn_norm(x), at)
         return x + self.mlp(self.mlp_norm(x))
 
 
@@ -94,7 +99,7 @@ class Transformer(nn.Module):
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab_size, cfg.d_model)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
-        self.norm = nn.RMSNorm(cfg.d_model, eps=cfg.norm_eps)
+        self.norm = RMSNorm(cfg.d_model, eps=cfg.norm_eps)
         self.head = nn.Linear(cfg.d_model, n_scores or cfg.vocab_size, bias=False)
         self.n_scores = n_scores
         if cfg.tie_embeddings and not n_scores:
@@ -108,10 +113,11 @@ class Transformer(nn.Module):
         T = ids.shape[1]
         if T > self.cfg.max_seq_len:
             raise ValueError(f"{T} tokens do not fit the model's context of {self.cfg.max_seq_len}")
-        x = self.embed(ids)
+        x = self.embed(ids).flatten(0, 1)
+        at = Positions.of(self.cos[:T], self.sin[:T], self.cfg.n_heads, self.cfg.n_kv_heads)
         for block in self.blocks:
-            x = block(x, self.cos[:T], self.sin[:T])
-        return self.norm(x)
+            x = block(x, at)
+        return self.norm(x).view(*ids.shape, -1)
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [B, T] -> logits [B, T, vocab_size] (or scores [B, T, n_scores])."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flopwise.errors import FlopwiseError
-from flopwise.flops.count import count_params, train_flops
+from flopwise.flops.count import count_params
 from flopwise.models import hf
 from flopwise.models.transformer import Transformer
-from flopwise.train.loop import Counters, train
+from flopwise.train.loop import Counters, train, update_flops
 from flopwise.train.objectives import Batch, Objective, cross_entropy
 from flopwise.train.optim import Optimiser, Rates
 from flopwise.train.schedule import Linear
@@ -156,9 +156,9 @@ def greedy_correct(model: Transformer, data: PreparedData, problems: list[Any]) 
     return verify_all(data, problems, sample(model, data, problems, 1, seed=0, temperature=0.0))
 
 
-def steps_for_flops(model: Transformer, flops: float, batch_size: int, seq_len: int) -> int:
-    """How many fine-tuning steps cost about `flops`: the length of an equal-compute control."""
-    per_step = train_flops(model.cfg, seq_len, batch_size).total
+def steps_for_flops(model: Transformer, flops: float, batches: list[Batch]) -> int:
+    """How many steps on batches like these cost about `flops`: the length of an equal-compute control."""
+    per_step = sum(update_flops(model, b) for b in batches) / len(batches)
     steps = round(flops / per_step)
     if steps < 1:
         raise FlopwiseError(f"control: {flops:.3g} FLOPs are less than one step of {per_step:.3g}; use a smaller batch")

@@ -25,8 +25,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     matched = [f for role, f in parents.items() if role.startswith("match")]
     if matched:
         target = sum(f.record().spend.total_flops for f in matched)
-        lengths = [next_batch(i).ids.shape[1] for i in range(50)]
-        steps = steps_for_flops(bench.model, target, spec["batch_size"], round(sum(lengths) / len(lengths)))
+        steps = steps_for_flops(bench.model, target, [next_batch(i) for i in range(50)])
     else:
         steps = spec["steps"]
     counters = bench.fit(next_batch, steps, progress)

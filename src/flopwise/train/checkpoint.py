@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flopwise.errors import FlopwiseError
+from flopwise.errors import DamagedFile
 from flopwise.models.transformer import Transformer
 from flopwise.train.optim import Optimiser
 
@@ -38,7 +38,7 @@ def load(path: Path, model: Transformer, optimiser: Optimiser | None = None) -> 
     """Read a state into model and optimiser; returns the counters.
 
     Raises:
-        FlopwiseError: the file is damaged or belongs to another shape.
+        DamagedFile: the file is cut, garbled or belongs to another shape.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -51,8 +51,10 @@ def load(path: Path, model: Transformer, optimiser: Optimiser | None = None) -> 
             weights["head.weight"] = weights["embed.weight"]
         model.load_state_dict(weights)
         if optimiser is not None:
-            optimiser.load_state({n.removeprefix("optim."): t for n, t in tensors.items() if n.startswith("optim.")})
+            optimiser.load_state(
+                {n.removeprefix("optim."): t for n, t in tensors.items() if n.startswith("optim.")}
+            )
     except (SafetensorError, KeyError, RuntimeError, ValueError, OSError) as e:
         reason = str(e).splitlines()[0][:200]
-        raise FlopwiseError(f"checkpoint {path} cannot be read ({reason}); delete it to train this step again") from e
+        raise DamagedFile(path, f"checkpoint {path} cannot be read ({reason})") from e
     return counters

@@ -104,10 +104,8 @@ def train(
             counters.score_flops += batch.score_flops
             if batch.weights is None or bool(batch.weights.any()):
                 row = _update(model, optimiser, batch, objective, schedule(step), clip, step)
-                B, T = batch.ids.shape
-                n_logits = 1 if model.n_scores else None
-                counters.train_flops += train_flops(model.cfg, T, B, n_logits=n_logits).total
-                counters.tokens += B * T
+                counters.train_flops += update_flops(model, batch)
+                counters.tokens += batch.ids.numel()
             row |= batch.info
         counters.step = step + 1
         if row and ((step + 1) % log_every == 0 or step + 1 == last_step):
@@ -124,6 +122,17 @@ def train(
     return counters
 
 
+def update_flops(model: Transformer, batch: Batch) -> float:
+    """FLOPs of one forward and backward pass on `batch`: the head is applied where something is learned."""
+    B, T = batch.ids.shape
+    if model.n_scores:
+        # One score per sequence, which is 1/V of the logits of one position.
+        n_logits = model.n_scores / model.cfg.vocab_size
+    else:
+        n_logits = T if batch.weights is None else int(torch.count_nonzero(batch.weights)) / B
+    return train_flops(model.cfg, T, B, n_logits).total
+
+
 def _ledger(counters: Counters) -> dict[str, float]:
     """The columns every logged row carries: what had been spent by then."""
     names = ("train_flops", "generate_flops", "score_flops", "tokens")
@@ -131,7 +140,13 @@ def _ledger(counters: Counters) -> dict[str, float]:
 
 
 def _update(
-    model: Transformer, optimiser: Optimiser, batch: Batch, objective: Objective, factor: float, clip: float, step: int
+    model: Transformer,
+    optimiser: Optimiser,
+    batch: Batch,
+    objective: Objective,
+    factor: float,
+    clip: float,
+    step: int,
 ) -> dict[str, float]:
     """One forward, backward, clip and step; returns what is worth logging."""
     loss, logs = objective(model, batch)
@@ -153,4 +168,6 @@ def seeded(*parts: int) -> torch.Generator:
     """
     import numpy as np
 
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1))
+    return torch.Generator().manual_seed(
+        int(np.random.SeedSequence(list(parts)).generate_state(1, np.uint64)[0] >> 1)
+    )

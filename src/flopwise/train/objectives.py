@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flopwise.models import kernels
 from flopwise.models.transformer import Transformer
 
 
@@ -44,20 +45,21 @@ Objective = Callable[[Transformer, Batch], tuple[Tensor, dict[str, float]]]
 
 def cross_entropy(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """Weighted mean of -log p(target), in nats per token: pretraining, fine-tuning, sequence distillation."""
-    assert batch.targets is not None
-    logits = model(batch.ids).flatten(0, 1)
+    logprobs = token_logprobs(model, batch)
     if batch.weights is None:
-        return F.cross_entropy(logits, batch.targets.flatten()), {}
-    losses = F.cross_entropy(logits, batch.targets.flatten(), reduction="none")
-    weights = batch.weights.flatten()
-    return (losses * weights).sum() / weights.sum().clamp_min(1.0), {}
+        return -logprobs.mean(), {}
+    return -(logprobs * batch.weights).sum() / batch.weights.sum().clamp_min(1.0), {}
 
 
-def token_logprobs(model: Transformer, ids: Tensor, targets: Tensor) -> Tensor:
-    """log p(target) [B, T] under the model, in nats."""
-    logits = model(ids)
-    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
-    return -losses.view(targets.shape)
+def token_logprobs(model: Transformer, batch: Batch) -> Tensor:
+    """log p(target) [B, T] under the model, in nats; where the weight is 0 the head is left out and this is 0."""
+    assert batch.targets is not None
+    hidden, targets = model.hidden(batch.ids).flatten(0, 1), batch.targets.flatten()
+    if batch.weights is None:
+        return kernels.token_logprobs(hidden, model.head.weight, targets).view(batch.ids.shape)
+    learned = batch.weights.flatten().nonzero()[:, 0]
+    logprobs = kernels.token_logprobs(hidden[learned], model.head.weight, targets[learned])
+    return torch.zeros(len(targets)).index_copy(0, learned, logprobs).view(batch.ids.shape)
 
 
 def policy_gradient(clip_low: float = 0.2, clip_high: float = 0.28) -> Objective:
@@ -69,9 +71,9 @@ def policy_gradient(clip_low: float = 0.2, clip_high: float = 0.28) -> Objective
     """
 
     def objective(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        assert batch.targets is not None and batch.weights is not None
+        assert batch.weights is not None
         assert batch.advantages is not None and batch.old_logprobs is not None
-        log_ratio = (token_logprobs(model, batch.ids, batch.targets) - batch.old_logprobs) * batch.weights
+        log_ratio = (token_logprobs(model, batch) - batch.old_logprobs) * batch.weights
         ratio = log_ratio.exp()
         clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
         gain = torch.minimum(ratio * batch.advantages, clipped * batch.advantages) * batch.weights

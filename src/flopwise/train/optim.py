@@ -52,10 +52,12 @@ def orthogonalise(G: Tensor, steps: int = 5) -> Tensor:
     tall = X.shape[-2] > X.shape[-1]
     if tall:
         X = X.mT
+    X = X.reshape(-1, *X.shape[-2:])
     for _ in range(steps):
-        A = X @ X.mT
-        X = a * X + (b * A + c * A @ A) @ X
-    return X.mT if tall else X
+        A = torch.bmm(X, X.mT)
+        X = torch.baddbmm(X, torch.baddbmm(A, A, A, beta=b, alpha=c), X, beta=a)
+    X = X.mT if tall else X
+    return X.reshape(G.shape)
 
 
 class Optimiser:
@@ -91,9 +93,7 @@ class Optimiser:
             rows, cols = weight.shape
             flip = rows > cols
             self.stacks.setdefault((min(rows, cols), max(rows, cols)), []).append((weight, grad, flip))
-        self.momentum = {
-            shape: torch.zeros(len(entries), *shape) for shape, entries in self.stacks.items()
-        }
+        self.momentum = {shape: torch.zeros(len(entries), *shape) for shape, entries in self.stacks.items()}
         hidden = {id(p) for p in self.matrices}
         head_lr = rates.head * REFERENCE_WIDTH / cfg.d_model
         groups: list[dict[str, Any]] = [
