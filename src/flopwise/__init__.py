@@ -8,7 +8,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Fit": "laws", "backtest": "laws", "choose": "laws", "compare": "laws", "fit": "laws", "laws": "laws",
-    "RunRecord": "records", "RunStore": "records", "read_table": "records", "run": "launch", "score": "infer",
+    "RunRecord": "records", "RunStore": "records", "read_table": "records", "run": "launch",
+    "score": "infer", "solve": "infer",
 }  # fmt: skip
 __all__ = [*_HOMES]
 

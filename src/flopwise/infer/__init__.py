@@ -6,7 +6,7 @@ from typing import Any
 
 __all__ = ["score", "solve"]
 
-_HOMES = {"score": "scoring", "solve": "solve"}
+_HOMES = {"score": "scoring", "solve": "solving"}
 
 
 def __getattr__(name: str) -> Any:

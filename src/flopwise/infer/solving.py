@@ -1,0 +1,269 @@
+"""`fw.solve`: prompts in, answers out, with how they came about and what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flopwise.data import countdown
+from flopwise.data.countdown import Problem, Step
+from flopwise.errors import FlopwiseError
+from flopwise.flops.count import generate_flops, prefill_flops, score_flops
+from flopwise.flops.spend import Spend
+from flopwise.infer import strategies
+from flopwise.infer.estimators import mean_interval
+from flopwise.infer.resolve import Found, find_model
+from flopwise.infer.strategies import Candidate, Choice
+
+if TYPE_CHECKING:
+    from flopwise.data.tokenizer import Tokenizer
+    from flopwise.infer.engine import SampleBatch
+    from flopwise.infer.local import LocalEngine
+    from flopwise.models.config import ModelConfig
+
+UNSEEN_SEED = 20_260
+"""Seed of problems for a model whose own held-out ones are not at hand."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one prompt got.
+
+    `answer` is the chosen sample's, in canonical form, None where all samples abstain; `correct` is the
+    verifier's word on it; `steps` are its steps, each judged; `flops` is by purpose.
+    """
+
+    prompt: str
+    answer: str | None
+    correct: bool
+    completion: str
+    steps: list[Step]
+    choice: Choice
+    candidates: list[Candidate]
+    flops: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Answers in the order of the prompts; `flops` of all by purpose (prefill, decode, score); the spend."""
+
+    answers: list[Answer]
+    flops: dict[str, float]
+    spend: Spend
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {
+            "answers": [a.to_dict() for a in self.answers],
+            "flops": self.flops | {"total": sum(self.flops.values())},
+            "spend": self.spend.to_dict(),
+        }
+
+
+def solve(
+    model: str | Path,
+    prompts: str | Problem | Sequence[str | Problem],
+    strategy: str = "best_of_n",
+    n: int = 16,
+    by: str = "verifier",
+    reward: str | Path | None = None,
+    temperature: float = 1.0,
+    max_tokens: int = 64,
+    seed: int = 0,
+    runs: str | Path | None = None,
+    on_progress: Callable[[float], None] | None = None,
+) -> Solution:
+    """Answer countdown problems by a strategy.
+
+    Args:
+        model: a Hugging Face folder, a run's folder, or a run by name (`infer.resolve.find_model`).
+        prompts: problems as people type them, "7, 3, 3 = 24"; one or several.
+        strategy: greedy (one sample at temperature 0), self_consistency, best_of_n.
+        n: samples per prompt.
+        by: judge of best_of_n: verifier (exact, no model FLOPs), reward, logprob.
+        reward: the reward model that `by="reward"` goes by, resolved like `model`.
+        max_tokens: limit of a completion; one that reaches it is unfinished and abstains.
+
+    Raises:
+        FlopwiseError: a prompt, model or setting that cannot be used.
+    """
+    from flopwise.flops.hardware import device_name
+
+    wall, cpu = time.monotonic(), time.process_time()
+    problems = [p if isinstance(p, Problem) else Problem.parse(p) for p in _listed(prompts)]
+    if not problems:
+        raise FlopwiseError("solve: there is no prompt; give one, for example '7 3 3 = 24'")
+    chosen = strategies.make(strategy, by)
+    if (strategy == "best_of_n" and by == "reward") != (reward is not None):
+        raise FlopwiseError("solve: best_of_n by reward and a reward model go together; give both or neither")
+    if chosen.temperature is not None:
+        temperature, n = chosen.temperature, 1
+    found = find_model(model, runs)
+    engine, tokenizer = _open(found)
+    judge = None if reward is None else _open_judge(find_model(reward, runs), found)
+    ids = tokenizer.encode_batch([p.prompt for p in problems])
+    share = 1.0 if judge is None else 0.7
+    samples = engine.sample(
+        ids, n, max_tokens, [tokenizer.eos_id], temperature, seed=seed,
+        on_progress=None if on_progress is None else lambda f: on_progress(share * f),
+    )  # fmt: skip
+    rewards = None
+    if judge is not None:
+        whole = [ids[p] + c for p, c in zip(samples.prompt_index, samples.completions(False), strict=True)]
+        rewards = judge.reward(whole)[0]
+    texts = tokenizer.decode_batch(samples.completions())
+    answers = []
+    for i, problem in enumerate(problems):
+        rows = range(i * n, (i + 1) * n)
+        candidates = [_candidate(problem, texts[r], r, samples, rewards) for r in rows]
+        choice = chosen.choose(candidates, np.random.default_rng((abs(seed), i)))
+        lengths = samples.lengths[i * n : (i + 1) * n].tolist()
+        flops = _flops(engine.cfg, None if judge is None else judge.cfg, len(ids[i]), lengths)
+        answers.append(_answer(problem, candidates, choice, flops))
+    total = {key: sum(a.flops[key] for a in answers) for key in ("prefill", "decode", "score")}
+    spend = Spend(
+        0.0, total["prefill"] + total["decode"], total["score"],
+        samples.usage.prefill_tokens + samples.usage.decode_tokens,
+        time.monotonic() - wall, time.process_time() - cpu, device_name(), None,
+    )  # fmt: skip
+    return Solution(answers, total, spend)
+
+
+def accuracy(
+    model: str | Path,
+    n_problems: int = 500,
+    data: str | Path | None = None,
+    runs: str | Path | None = None,
+    **how: Any,
+) -> dict[str, Any]:
+    """Accuracy of a strategy on held-out problems, with its standard error and interval over problems.
+
+    Args:
+        data: the data run (its folder, or its name) whose test problems are asked; by default that of the
+            run the model came from. Without any, problems are generated, and `maybe_seen` is true: training
+            may have held some of them.
+        how: `strategy`, `n` and so on, as `solve` takes them.
+
+    Returns:
+        value, low, high (95%), se, n_problems, abstained, flops_per_question, problems_from, maybe_seen.
+    """
+    found = find_model(model, runs)
+    folder = found.data if data is None else _data_folder(data, runs)
+    if folder is not None:
+        from flopwise.data.prepare import PreparedData
+
+        problems = PreparedData(folder).problems("test")
+        if n_problems > len(problems):
+            raise FlopwiseError(
+                f"eval: {n_problems} problems asked for, {folder} has {len(problems)}; ask for fewer"
+            )
+        problems = problems[:n_problems]
+    else:
+        problems = countdown.generate(n_problems, UNSEEN_SEED)
+    solution = solve(found.folder, problems, runs=runs, **how)
+    right = np.array([a.correct for a in solution.answers], dtype=float)
+    per_question = {key: flops / len(problems) for key, flops in solution.flops.items()}
+    return {
+        **mean_interval(right),
+        "n_problems": len(problems),
+        "abstained": sum(a.answer is None for a in solution.answers),
+        "flops_per_question": per_question | {"total": sum(per_question.values())},
+        "problems_from": f"test split of {folder}" if folder else f"generated with seed {UNSEEN_SEED}",
+        "maybe_seen": folder is None,
+    }
+
+
+def _listed(prompts: str | Problem | Sequence[str | Problem]) -> list[str | Problem]:
+    return [prompts] if isinstance(prompts, str | Problem) else list(prompts)
+
+
+def _open(found: Found) -> tuple[LocalEngine, Tokenizer]:
+    from flopwise.data.tokenizer import Tokenizer
+    from flopwise.infer.local import LocalEngine
+    from flopwise.models import hf
+
+    model = hf.load(found.folder).eval()
+    if model.n_scores:
+        raise FlopwiseError(
+            f"model {found.folder} is a reward model, which writes nothing; take a language model"
+        )
+    return LocalEngine(model), Tokenizer.load(found.folder)
+
+
+def _open_judge(found: Found, policy: Found) -> LocalEngine:
+    """A reward model that reads what the policy writes."""
+    from flopwise.infer.local import LocalEngine
+    from flopwise.models import hf
+
+    engine = LocalEngine(hf.load(found.folder).eval())
+    texts = [_bytes(folder / "tokenizer.json") for folder in (found.folder, policy.folder)]
+    if texts[0] != texts[1]:
+        raise FlopwiseError(f"reward model {found.folder} has another tokenizer than the model it judges")
+    return engine
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise FlopwiseError(f"{path} cannot be read ({e.strerror}); save the model with its tokenizer") from e
+
+
+def _data_folder(data: str | Path, runs: str | Path | None) -> Path:
+    """A data folder itself, or a run by name."""
+    from flopwise.data.prepare import ABOUT_FILE
+    from flopwise.records.store import RunStore
+
+    path = Path(data)
+    if (path / ABOUT_FILE).is_file():
+        return path
+    if runs is None and not path.parent.is_dir():
+        raise FlopwiseError(f"data {str(data)[:120]!r} is no data run's folder; give one, or RUNS/NAME")
+    return (
+        RunStore(runs).folder(str(data)) if runs is not None else RunStore(path.parent).folder(path.name)
+    ).path
+
+
+def _candidate(
+    problem: Problem, text: str, row: int, samples: SampleBatch, rewards: np.ndarray | None
+) -> Candidate:
+    """A sample judged; one cut short at the limit neither votes nor counts as right."""
+    whole = bool(samples.finished[row])
+    return Candidate(
+        text,
+        countdown.answer(text) if whole else None,
+        float(samples.logprobs[row].sum()),
+        whole and countdown.verify(problem, text),
+        None if rewards is None else float(rewards[row]),
+    )
+
+
+def _answer(problem: Problem, candidates: list[Candidate], choice: Choice, flops: dict[str, float]) -> Answer:
+    if choice.index is None:
+        return Answer(problem.prompt, None, False, "", [], choice, candidates, flops)
+    best = candidates[choice.index]
+    steps = countdown.steps(best.text, problem)
+    return Answer(
+        problem.prompt, best.answer, bool(best.correct), best.text, steps, choice, candidates, flops
+    )
+
+
+def _flops(cfg: ModelConfig, judge: ModelConfig | None, prompt: int, lengths: list[int]) -> dict[str, float]:
+    """By purpose, for one prompt. Scoring applies the judge to every sample; a verifier takes no model."""
+    prefill = prefill_flops(cfg, prompt).total
+    decode = generate_flops(cfg, prompt, lengths).total - prefill
+    scoring = (
+        0.0
+        if judge is None
+        else sum(score_flops(judge, prompt + length, n_logits=0).total for length in lengths)
+    )
+    return {"prefill": prefill, "decode": decode, "score": scoring}
