@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,19 +131,23 @@ def choose(
 
 
 def compare(
-    laws: Sequence[str | Law], table: Any, by: str = "C", cluster: str | None = None, seed: int = 0
-) -> list[Backtest]:
+    laws: Sequence[str | Law], table: Any, by: str = "C", cluster: str | None = None, seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> list[Backtest]:  # fmt: skip
     """Back-test every form on the largest `by`; best first. One that cannot be fitted is left out with a warning.
 
     Raises:
         FlopwiseError: none can be fitted; the message says why the first cannot.
     """
     out, reasons = [], []
-    for law in laws:
+    for i, law in enumerate(laws, 1):
+        form = get(law)
         try:
-            out.append(backtest(law, table, by=by, cluster=cluster, seed=seed))
+            out.append(backtest(form, table, by=by, cluster=cluster, seed=seed))
         except FlopwiseError as e:
-            reasons.append(f"{get(law).name} was left out: {e}")
+            reasons.append(f"{form.name} was left out: {e}")
+        if progress:
+            progress(i / len(laws))
     if not out:
         raise FlopwiseError(f"compare: no law can be fitted; {reasons[0] if reasons else 'none was given'}")
     for reason in reasons:

@@ -135,8 +135,18 @@ def descend(problem: Problem, theta: Array, limit: int, newton: bool = True) -> 
 def _hessian(problem: Problem, theta: Array, J: Array, pull: Array, r: Array) -> Array:
     """Of the cost: curvature of the loss, and of the law where residuals pull."""
     inside = (np.abs(r) < problem.delta).astype(float)
-    bend = differences(lambda t: differences(problem.residuals, t, 1e-4).T @ pull, theta, 1e-4)
-    return (J.T * inside) @ J + (bend + bend.T) / 2
+    k, h = len(theta), 1e-4
+    steps = h * np.eye(k)
+
+    def both_ways(step: Array) -> float:
+        return float(pull @ (problem.residuals(theta + step) - 2 * r + problem.residuals(theta - step)))
+
+    own = np.array([both_ways(e) for e in steps])
+    bend = np.diag(own)
+    for i in range(k):
+        for j in range(i):
+            bend[i, j] = bend[j, i] = (both_ways(steps[i] + steps[j]) - own[i] - own[j]) / 2
+    return (J.T * inside) @ J + bend / h**2
 
 
 def _solve(H: Array, gradient: Array, free: Array) -> Array | None:

@@ -45,24 +45,25 @@ def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
         covariance = pooled * efficiency(delta, np.sqrt(pooled)) * inverse
         return Spread(covariance, 0.0, float(np.sqrt(pooled)), float(n - k), True)
     Z = (clusters[:, None] == np.unique(clusters)).astype(float)
+    # Directions in which clusters differ and the law is stiff; those it can nearly follow say nothing of the noise.
     basis = _basis(J)
-    free = Z - basis @ (basis.T @ Z)
-    beyond = _basis(free)
-    dof_b, dof_w = beyond.shape[1], n - basis.shape[1] - beyond.shape[1]
-    between_ss = float(np.square(beyond.T @ r).sum())
+    u, size, _ = np.linalg.svd(Z - basis @ (basis.T @ Z), full_matrices=False)
+    stiff = size**2 > 0.1 * Z.sum(axis=0).max()
+    dof_b = int(stiff.sum())
+    dof_w = n - basis.shape[1] - dof_b
+    between_ss = float(np.square(u[:, stiff].T @ r).sum())
     ms_w = max(rss - between_ss, 0.0) / dof_w if dof_w else 0.0
     if dof_b == 0:
         covariance = pooled * efficiency(delta, np.sqrt(pooled)) * inverse
         return Spread(covariance, 0.0, float(np.sqrt(pooled)), float(n - k), False)
     ms_b = between_ss / dof_b
     # Expected mean square between clusters: within + per * between.
-    per = float(np.square(free).sum()) / dof_b
+    per = float(np.square(size[stiff]).mean())
     between = max(0.0, (ms_b - ms_w) / per)
-    # Where the part between happens to come out as none, one more freedom: that it is small is known a little.
-    within, dof = (ms_w, dof_b) if between else (pooled, dof_b + 1)
-    V = within * np.eye(n) + between * Z @ Z.T
-    covariance = inverse @ J.T @ V @ J @ inverse * efficiency(delta, np.sqrt(within + between))
-    return Spread(covariance, float(np.sqrt(between)), float(np.sqrt(within)), float(min(dof, n - k)), True)
+    within = ms_w if between else pooled
+    meat = within * J.T @ J + between * (J.T @ Z) @ (Z.T @ J)
+    covariance = inverse @ meat @ inverse * efficiency(delta, np.sqrt(within + between))
+    return Spread(covariance, float(np.sqrt(between)), float(np.sqrt(within)), float(dof_b), True)
 
 
 def efficiency(delta: float, sigma: float) -> float:

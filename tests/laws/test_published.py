@@ -1,0 +1,78 @@
+"""Fits of published runs give the published laws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from flopwise.laws import backtest, fit
+
+
+def only(table, kept):
+    return {name: values[kept] for name, values in table.items()}
+
+
+@pytest.fixture
+def chinchilla_runs(published):
+    table = published("chinchilla_epoch/runs.csv")
+    return only(table, table["outlier"] == 0)
+
+
+def test_chinchilla_refit(chinchilla_runs):
+    # Besiroglu et al. 2024, arXiv 2404.10102: 240 runs of Hoffmann et al., sum of Huber with delta 1e-3.
+    fitted = fit("chinchilla", chinchilla_runs, loss="log_huber", delta=1e-3)
+    assert fitted.n == 240 and fitted.status == "converged"
+    assert fitted.objective == pytest.approx(0.0010182740178, rel=1e-9)
+    expected = {"E": 1.8172181, "A": 477.8259, "B": 2143.4174, "alpha": 0.3473105, "beta": 0.3671724}
+    assert fitted.params == pytest.approx(expected, rel=1e-5)
+
+
+def test_chinchilla_bootstrap_is_as_wide_as_published(chinchilla_runs):
+    # Standard errors of 4,000 bootstraps in their table 1: E .03, alpha .02, beta .02 (rounded).
+    fitted = fit("chinchilla", chinchilla_runs, bootstrap=40)
+    assert fitted.diagnostics["bootstrap"] == {"draws": 40, "not_converged": 0}
+    errors = {name: np.subtract(*fitted.interval(name)[::-1]) / 3.92 for name in ("E", "alpha", "beta")}
+    assert 0.015 < errors["E"] < 0.045
+    assert 0.008 < errors["alpha"] < 0.025
+    assert 0.012 < errors["beta"] < 0.030
+
+
+def test_largest_chinchilla_runs_are_predicted(chinchilla_runs):
+    table = chinchilla_runs | {"size": np.where(chinchilla_runs["N"] > 4e9, 2.0, 1.0)}
+    trial = backtest("chinchilla", table, by="size")
+    assert len(trial.errors) > 20 and trial.rms < 0.02
+
+
+def test_reinforcement_curve_has_a_sigmoid_once_it_passed_the_middle(published):
+    table = published("rl_qwen3_gsm8k/curves.csv")
+    small = only(table, table["model"] == "Qwen3-0.6B-Base")
+    curve = {"C": small["step"], "reward": small["gsm8k_acc"]}
+    whole = fit("rl_sigmoid", curve, loss="squared")
+    assert whole.status == "converged" and 0.6 < whole.params["A"] < 0.75
+    # The first half: the end of the curve must lie inside what it says of the ceiling.
+    half = fit("rl_sigmoid", only(curve, np.arange(len(small["step"])) < 9), loss="squared")
+    assert half.status == "not_identified" or half.predict(C=curve["C"][-1]).high > curve["reward"][-1] - 0.05
+
+
+def test_coverage_of_repeated_samples(published):
+    table = published("monkeys_math_pythia/counts.csv")
+    model = table["model"] == "Pythia 12B"
+    n, c = table["n"][model], table["c"][model]
+    ks = 2.0 ** np.arange(0, 13)
+    # pass@k = 1 - C(n - c, k) / C(n, k), as a product over k draws.
+    coverage = [np.mean(1 - np.prod([(n - c - i).clip(0) / (n - i) for i in range(int(k))], axis=0)) for k in ks]
+    seen = ks <= 256
+    fitted = fit("coverage_power", {"k": ks[seen], "coverage": np.array(coverage)[seen]}, loss="squared")
+    assert fitted.status == "converged"
+    assert fitted.predict(k=4096.0).value == pytest.approx(coverage[-1], abs=0.06)
+
+
+def test_overtrained_models_share_the_form(published):
+    table = published("gadre_overtraining/runs.csv")
+    kept = (table["dataset"] == "rpj") & (table["tokens_per_param_multiplier"] >= 1)
+    runs = only({"N": table["N"], "D": table["D"], "loss": table["loss_c4_val"]}, kept)
+    fitted = fit("chinchilla", runs)
+    # Gadre et al. 2024, arXiv 2403.08540: equal exponents of .136 in C, that is .27 in N and D each.
+    assert fitted.status == "converged"
+    assert fitted.interval("alpha")[0] < 0.272 < fitted.interval("alpha")[1]
+    assert fitted.interval("beta")[0] < 0.272 < fitted.interval("beta")[1]
