@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from flopwise.errors import FlopwiseError
+from flopwise.errors import FlopwiseError, one_line
 
 app = typer.Typer(
     name="flopwise", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
@@ -23,18 +23,27 @@ def main() -> None:
         group.register(app)
     try:
         app(standalone_mode=True)
+    except SystemExit as e:
+        if e.code == 130:  # typer's word for Ctrl-C
+            sys.exit(_stopped())
+        raise
     except FlopwiseError as e:
         sys.exit(_fail(str(e)))
     except OSError as e:
         if e.errno == errno.EPIPE:
             sys.exit(0)
-        full = "; free some space and start again, nothing finished is lost" if e.errno == errno.ENOSPC else ""
-        sys.exit(_fail(f"{e.filename or 'file'}: {e.strerror}{full}"))
+        full = "; free some space and start again, nothing finished is lost"
+        place = f"{e.filename}: " if e.filename else ""
+        sys.exit(_fail(f"{place}{e.strerror or e}{full if e.errno in (errno.ENOSPC, errno.EDQUOT) else ''}"))
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(_stopped())
 
 
 def _fail(message: str) -> int:
-    print(f"flopwise: {' '.join(message.split())}", file=sys.stderr)
+    print(f"flopwise: {one_line(message, 2000)}", file=sys.stderr)
     return 2
+
+
+def _stopped() -> int:
+    print("\nstopped; the same command goes on where it stopped", file=sys.stderr)
+    return 130

@@ -9,12 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
-from flopwise.errors import FlopwiseError
+from flopwise.errors import FlopwiseError, one_line
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for runs and the report.")]
 Set = Annotated[list[str] | None, typer.Option("--set", help="Change a key of the recipe: ladder.depth=3")]
-Dry = Annotated[bool, typer.Option("--dry-run", help="Show what would run and what it would cost, then stop.")]
-Workers = Annotated[int | None, typer.Option("--workers", min=0, help="Worker processes (0: this one).")]
+Dry = Annotated[
+    bool, typer.Option("--dry-run", help="Show what would run and what it would cost, then stop.")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=0, max=256, help="Worker processes (0: this one).")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -24,32 +28,44 @@ def register(app: typer.Typer) -> None:
     app.command("run")(run)
 
 
-def demo(out: Out = Path("demo"), changes: Set = None, dry_run: Dry = False, workers: Workers = None, as_json: Json = False) -> None:
+def demo(
+    out: Out = Path("demo"),
+    changes: Set = None,
+    dry_run: Dry = False,
+    workers: Workers = None,
+    as_json: Json = False,
+) -> None:
     """The three scaling laws on a laptop, end to end, in about ten minutes."""
     _run("demo", out, changes or [], dry_run, workers, as_json)
 
 
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.")],
-    out: Out = Path("runs"), changes: Set = None, dry_run: Dry = False, workers: Workers = None, as_json: Json = False,
+    out: Out = Path("runs"), changes: Set = None, dry_run: Dry = False, workers: Workers = None,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run an experiment; what is already done is not done again."""
     _run(recipe, out, changes or [], dry_run, workers, as_json)
 
 
-def _run(recipe: str, out: Path, changes: list[str], dry_run: bool, workers: int | None, as_json: bool) -> None:
+def _run(
+    recipe: str, out: Path, changes: list[str], dry_run: bool, workers: int | None, as_json: bool
+) -> None:
     from flopwise.launch import run as run_recipe
     from flopwise.launch.expand import expand
     from flopwise.launch.recipe import load
+    from flopwise.launch.scheduler import finished
+    from flopwise.records.store import RunStore
 
     checked = load(recipe, changes)
     steps = expand(checked)
+    done = finished(steps, RunStore(out))
     n_workers = checked.workers if workers is None else workers
     if not as_json:
-        _announce(checked.title or checked.name, steps, n_workers, out, every_step=dry_run)
+        _announce(checked.title or checked.name, steps, done, n_workers, out, every_step=dry_run)
     if dry_run:
         if as_json:
-            typer.echo(json.dumps([_row(s) for s in steps], indent=1))
+            typer.echo(json.dumps([{**_row(s), "done": s.name in done} for s in steps], indent=1))
         return
     start = time.monotonic()
     summary = run_recipe(recipe, out, changes, workers, quiet=as_json)
@@ -62,34 +78,50 @@ def _run(recipe: str, out: Path, changes: list[str], dry_run: bool, workers: int
         )
     if summary.failed:
         first, reason = next(iter(summary.failed.items()))
-        raise FlopwiseError(f"{len(summary.failed)} steps failed, first {first}: {reason}; the same command tries them again")
+        raise FlopwiseError(
+            f"{len(summary.failed)} steps failed or were left out, first {first}: {reason}; "
+            "the same command tries them again"
+        )
 
 
 def _row(step: Any) -> dict[str, Any]:
     """What a plan says of a step."""
     return {
         "name": step.name, "kind": step.kind, "method": step.method, "n_params_non_embedding": step.n_params,
-        "tokens": step.tokens, "flops": step.flops, "flops_6nd": step.flops_6nd, "seconds": round(step.seconds, 1),
+        "tokens": step.tokens, "flops": step.flops, "flops_6nd": step.flops_6nd,
+        "seconds": round(step.seconds, 1),
     }  # fmt: skip
 
 
-def _announce(title: str, steps: list[Any], workers: int, out: Path, every_step: bool) -> None:
+def _announce(
+    title: str, steps: list[Any], done: set[str], workers: int, out: Path, every_step: bool
+) -> None:
     """What will be done and what it will cost, before anything is."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     console = Console()
-    table = Table("kind", "steps", "FLOPs", "6ND", "s on one core", box=None, pad_edge=False, title=title, title_justify="left")
-    rows = [(s.name, [s]) for s in steps] if every_step else [(k, [s for s in steps if s.kind == k]) for k in dict.fromkeys(s.kind for s in steps)]
-    for name, group in rows:
+    table = Table(
+        "step" if every_step else "kind", "steps", "FLOPs", "6ND", "s on one core", box=None, pad_edge=False,
+        title=Text(one_line(title)), title_justify="left",
+    )  # fmt: skip
+    groups: dict[str, list[Any]] = {}
+    for step in steps:
+        groups.setdefault(step.name if every_step else step.kind, []).append(step)
+    for name, group in groups.items():
         simple = sum(s.flops_6nd or 0.0 for s in group)
         table.add_row(
             name, str(len(group)), f"{sum(s.flops for s in group):.2e}", f"{simple:.2e}" if simple else "",
             f"{sum(s.seconds for s in group):.0f}",
         )  # fmt: skip
     console.print(table)
-    total = sum(s.seconds for s in steps)
+    left = [s for s in steps if s.name not in done]
+    minutes = sum(s.seconds for s in left) / 60 / max(1, workers)
+    found = f"{len(done)} of them done already, the others " if done else ""
     console.print(
-        f"{len(steps)} steps, {sum(s.flops for s in steps):.2e} FLOPs, about {total / 60 / max(1, workers):.0f} minutes with "
-        f"{max(1, workers)} worker(s); runs are kept in {out}/, finished ones are never paid for twice"
-    )
+        f"{len(steps)} steps, {found}{sum(s.flops for s in left):.2e} FLOPs and about "
+        f"{'less than a minute' if minutes < 1 else f'{minutes:.0f} minutes'} with {max(1, workers)} "
+        f"worker(s); runs are kept in {one_line(out)}, finished ones are never paid for twice",
+        markup=False, highlight=False,
+    )  # fmt: skip

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from flopwise.errors import one_line
+
 Runs = Annotated[Path, typer.Argument(help="Folder of runs.")]
+HEADLINES = ("loss", "val_accuracy", "greedy", "accept_rate", "auc_within")
+"""The metric that a list shows of a run: the first of these that it has, else its first."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -21,7 +28,21 @@ def register(app: typer.Typer) -> None:
 
 def _warn(problems: list[str]) -> None:
     for line in problems:
-        typer.echo(f"flopwise: left out {line}", err=True)
+        typer.echo(f"flopwise: left out {one_line(line)}", err=True)
+
+
+def _plain(value: object) -> str:
+    """A value as text that neither a terminal nor rich's markup obeys."""
+    from rich.markup import escape
+
+    return escape(one_line("" if value is None else f"{value:.6g}" if isinstance(value, float) else value))
+
+
+def _console() -> Any:
+    """The terminal; as wide as it takes where the output goes to a file or pipe."""
+    from rich.console import Console
+
+    return Console() if sys.stdout.isatty() else Console(width=250)
 
 
 def runs(folder: Runs = Path("demo"), as_json: Json = False) -> None:
@@ -34,18 +55,29 @@ def runs(folder: Runs = Path("demo"), as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps([r.model_dump(mode="json") for r in records], indent=1))
         return
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("id", "name", "kind", "status", "FLOPs", "with ancestors", "seconds", "result", box=None, pad_edge=False)
+    table = Table(
+        "id",
+        "name",
+        "kind",
+        "status",
+        "FLOPs",
+        "with ancestors",
+        "seconds",
+        "result",
+        box=None,
+        pad_edge=False,
+    )
     for r in records:
-        headline = next((f"{k} {m.value:.4g}" for k, m in r.metrics.items() if m.value is not None), r.reason or "")
+        measured = {k: m.value for k, m in r.metrics.items() if m.value is not None}
+        first = next((k for k in (*HEADLINES, *measured) if k in measured), None)
+        headline = f"{first} {measured[first]:.4g}" if first else r.reason or ""
         table.add_row(
-            r.id[:8], escape(r.name or ""), r.kind, r.status, f"{r.spend.total_flops:.2e}",
-            f"{r.lineage_spend.total_flops:.2e}", f"{r.spend.wall_s or 0:.0f}", escape(headline),
+            r.id[:8], _plain(r.name), _plain(r.kind), r.status, f"{r.spend.total_flops:.2e}",
+            f"{r.lineage_spend.total_flops:.2e}", f"{r.spend.wall_s or 0:.0f}", _plain(headline),
         )  # fmt: skip
-    Console().print(table)
+    _console().print(table)
 
 
 def tree(folder: Runs = Path("demo"), as_json: Json = False) -> None:
@@ -66,19 +98,18 @@ def tree(folder: Runs = Path("demo"), as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps([as_dict(n) for n in roots], indent=1))
         return
-    from rich.console import Console
-    from rich.markup import escape
     from rich.tree import Tree
 
     def label(node: Node) -> str:
         r = node.record
-        return f"{escape(r.name or r.id)}  {r.kind}  own {r.spend.total_flops:.2e}, with ancestors {r.lineage_spend.total_flops:.2e}"
+        own, lineage = r.spend.total_flops, r.lineage_spend.total_flops
+        return f"{_plain(r.name or r.id)}  {_plain(r.kind)}  own {own:.2e}, with ancestors {lineage:.2e}"
 
     def grow(branch: Tree, node: Node) -> None:
         for child in node.children:
             grow(branch.add(label(child)), child)
 
-    console = Console()
+    console = _console()
     for root in roots:
         branch = Tree(label(root))
         grow(branch, root)
@@ -87,7 +118,8 @@ def tree(folder: Runs = Path("demo"), as_json: Json = False) -> None:
 
 def query(
     sql: Annotated[str, typer.Argument(help="SQL over the tables runs, metrics and curve.")],
-    folder: Annotated[Path, typer.Option("--runs", help="Folder of runs.")] = Path("demo"), as_json: Json = False,
+    folder: Annotated[Path, typer.Option("--runs", help="Folder of runs.")] = Path("demo"),
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Ask the records in SQL, for example: SELECT name, total_flops FROM runs ORDER BY 2 DESC"""
     from flopwise.records.store import RunStore
@@ -96,13 +128,12 @@ def query(
     names, rows = store.query(sql)
     _warn(store.problems)
     if as_json:
-        typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in rows], indent=1, default=str))
+        finite = [[None if isinstance(v, float) and not math.isfinite(v) else v for v in row] for row in rows]
+        typer.echo(json.dumps([dict(zip(names, row, strict=True)) for row in finite], indent=1, default=str))
         return
-    from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*map(escape, names), box=None, pad_edge=False)
+    table = Table(*map(_plain, names), box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*(escape("" if v is None else f"{v:.6g}" if isinstance(v, float) else str(v)) for v in row))
-    Console().print(table)
+        table.add_row(*map(_plain, row))
+    _console().print(table)

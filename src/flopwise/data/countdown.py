@@ -118,42 +118,46 @@ def _results(a: int, b: int) -> list[tuple[str, int]]:
 
 
 @cache
-def universe() -> tuple[Key, ...]:
-    """The keys of all problems with numbers up to 20 and a target of 1 to 100 that can be reached, sorted."""
+def universe(largest: int = LARGEST_NUMBER) -> tuple[Key, ...]:
+    """Sorted keys of all problems with numbers up to `largest` and a target of 1 to 100 within reach."""
     keys = []
-    for numbers in itertools.combinations_with_replacement(range(1, LARGEST_NUMBER + 1), 3):
+    for numbers in itertools.combinations_with_replacement(range(1, largest + 1), 3):
         targets = {value for _, value in attempts(numbers) if 1 <= value <= LARGEST_TARGET}
         keys += [(numbers, target) for target in sorted(targets)]
     return tuple(keys)
 
 
-def generate(n: int, seed: int, exclude: Collection[Key] = ()) -> list[Problem]:
-    """n distinct problems drawn evenly from `universe()`, none with a key in `exclude`; numbers in any order.
+def generate(
+    n: int, seed: int, exclude: Collection[Key] = (), largest: int = LARGEST_NUMBER
+) -> list[Problem]:
+    """n distinct problems drawn evenly from `universe(largest)`, none with a key in `exclude`.
 
     Raises:
         FlopwiseError: so many do not exist.
     """
     forbidden = frozenset(exclude)
-    pool = [key for key in universe() if key not in forbidden]
+    pool = [key for key in universe(largest) if key not in forbidden]
     if not 0 <= n <= len(pool):
         raise FlopwiseError(f"countdown: {n:,} problems asked for, {len(pool):,} exist; ask for fewer")
     rng = random.Random(seed)
     return [Problem(tuple(rng.sample(numbers, 3)), target) for numbers, target in rng.sample(pool, n)]
 
 
-def split(seed: int, **sizes: int) -> dict[str, list[Problem]]:
+def split(seed: int, *, largest: int = LARGEST_NUMBER, **sizes: int) -> dict[str, list[Problem]]:
     """Disjoint sets of problems by name; no key occurs in two of them.
 
     >>> parts = split(0, demos=5, test=5)
     >>> len({p.key for part in parts.values() for p in part})
     10
     """
-    pool = iter(generate(sum(sizes.values()), seed))
+    pool = iter(generate(sum(sizes.values()), seed, largest=largest))
     return {name: list(itertools.islice(pool, size)) for name, size in sizes.items()}
 
 
-def demonstration(problem: Problem, seed: int, avoid: Collection[Key] = ()) -> str:
-    """A worked search: up to two dead ends, near misses rather than far ones, then a way that works.
+def demonstration(
+    problem: Problem, seed: int, avoid: Collection[Key] = (), dead_ends: tuple[float, ...] = DEAD_ENDS
+) -> str:
+    """A worked search: some dead ends, near misses rather than far ones, then a way that works.
 
     Depends on the problem and the seed alone. A dead end with a key in `avoid` is never shown: an attempt
     that misses 24 at 13 is a worked solution of the problem with target 13, which may be a test problem.
@@ -173,7 +177,7 @@ def demonstration(problem: Problem, seed: int, avoid: Collection[Key] = ()) -> s
         if value != problem.target and (numbers, value) not in avoid
     )
     near = [text for _, text in misses[: max(4, len(misses) // 2)]]
-    count = rng.choices(range(len(DEAD_ENDS)), DEAD_ENDS)[0]
+    count = rng.choices(range(len(dead_ends)), dead_ends)[0]
     tried = rng.sample(near, min(count, len(near)))
     return "".join(f"{text}?" for text in tried) + rng.choice(problem.solutions) + "!"
 

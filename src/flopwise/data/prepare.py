@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from flopwise.records.folder import RunFolder
     from flopwise.records.record import Metric
 
-TASKS = ("countdown",)
+TASKS: dict[str, tuple[int, tuple[float, ...]]] = {
+    "countdown": (countdown.LARGEST_NUMBER, countdown.DEAD_ENDS),
+    "countdown-small": (9, (1.0,)),
+}
+"""Largest number and chances of 0, 1, ... dead ends. The small one is for tests and short runs: a model of
+60,000 parameters solves some of it after seconds."""
 ABOUT_FILE, DEMO_SHARD = "about.json", "demonstrations"
 TOKENIZER_SAMPLE = 3
 """The tokenizer learns from every third document: enough for a few hundred merges, at a third of the time."""
@@ -178,12 +183,16 @@ def make_problems(spec: dict[str, Any], seed: int) -> tuple[dict[str, list[Probl
 
     No demonstration shows a way to a validation or test problem, not even as a dead end.
     """
+    largest, dead_ends = TASKS[spec["task"]]
     problems = countdown.split(
-        seed, demos=spec["demonstrations"], rl=spec["rl_problems"],
+        seed, largest=largest, demos=spec["demonstrations"], rl=spec["rl_problems"],
         val=spec["val_problems"], test=spec["test_problems"],
     )  # fmt: skip
     held_out = {p.key for p in problems["val"] + problems["test"]}
-    demos = [Demonstration(p.prompt, countdown.demonstration(p, seed, held_out)) for p in problems["demos"]]
+    demos = [
+        Demonstration(p.prompt, countdown.demonstration(p, seed, held_out, dead_ends))
+        for p in problems["demos"]
+    ]
     return problems, demos
 
 

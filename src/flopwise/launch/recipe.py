@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from flopwise.errors import FlopwiseError
+from flopwise.errors import FlopwiseError, one_line
 from flopwise.launch.sections import (
     DataSection,
     LadderSection,
@@ -23,12 +23,16 @@ from flopwise.launch.sections import (
 SHIPPED = Path(__file__).parent.parent / "recipes"
 
 
+LONGEST_PROMPT = 16
+"""Tokens of the task's longest prompt, `20 20 20=100:` and the like, digit by digit."""
+
+
 class Recipe(Section):
     """A three-laws experiment."""
 
     name: str
     title: str = ""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     workers: Annotated[int, Field(ge=0, le=256)] = min(2, os.cpu_count() or 1)
     data: DataSection
     ladder: LadderSection
@@ -36,6 +40,16 @@ class Recipe(Section):
     posttrain: PosttrainSection
     testtime: TestTimeSection = TestTimeSection()
     plan: PlanSection
+
+    @model_validator(mode="after")
+    def _answers_fit(self) -> Recipe:
+        tokens = max(self.testtime.max_tokens, self.posttrain.grpo.max_tokens)
+        if tokens + LONGEST_PROMPT > self.ladder.seq_len:
+            raise ValueError(
+                f"ladder.seq_len is {self.ladder.seq_len}, must be at least {tokens + LONGEST_PROMPT}: "
+                f"answers of max_tokens {tokens} follow prompts of up to {LONGEST_PROMPT} tokens"
+            )
+        return self
 
 
 def find(recipe: str | Path) -> Path:
@@ -54,21 +68,25 @@ def load(recipe: str | Path, overrides: list[str] | None = None) -> Recipe:
     """Read and check a recipe; `overrides` are `key.key=value` with a YAML value.
 
     Raises:
-        FlopwiseError: no such file, malformed YAML (with line), unknown key (with the closest one), bad value.
+        FlopwiseError: no such file, malformed YAML (with line), unknown key (with the nearest), bad value.
     """
     import yaml
 
     path = find(recipe)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as e:
-        mark = getattr(e, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise FlopwiseError(f"recipe {path}{where}: not valid YAML ({getattr(e, 'problem', None) or type(e).__name__})") from e
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise FlopwiseError(f"recipe {path} cannot be read ({type(e).__name__})") from e
+    try:
+        content = yaml.load(text, _loader())
+    except (yaml.YAMLError, ValueError, RecursionError) as e:
+        mark = getattr(e, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = one_line(getattr(e, "problem", None) or type(e).__name__, 100)
+        raise FlopwiseError(f"recipe {path}{where}: not valid YAML ({problem})") from e
     if not isinstance(content, dict):
-        raise FlopwiseError(f"recipe {path} holds {type(content).__name__}, must be a mapping; see the shipped demo recipe")
+        kind = type(content).__name__
+        raise FlopwiseError(f"recipe {path} holds {kind}, must be a mapping; see the shipped demo recipe")
     for override in overrides or []:
         _override(content, override)
     try:
@@ -91,13 +109,35 @@ def _override(content: dict[str, Any], override: str) -> None:
         place = place[part]
     try:
         place[last] = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise FlopwiseError(f"--set {override!r}: the value is not valid YAML") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise FlopwiseError(f"--set {override!r:.80}: the value is not valid YAML") from None
+
+
+def _loader() -> type[Any]:
+    """YAML's safe loader, but a key that stands twice is an error rather than a silent choice."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key.value!r:.40} stands twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return loader.construct_mapping(node, deep=True)
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    return Loader
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     """The first mistake in one line; an unknown key gets the nearest known one."""
-    first = error.errors()[0]
+    # A misspelt key shows as unknown and as missing: the first helps more.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
     place = ".".join(str(p) for p in first["loc"])
     if first["type"] == "extra_forbidden":
         known = _keys(model, first["loc"][:-1])
@@ -108,14 +148,18 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "missing":
         return f"{place} is missing"
     given = first.get("input")
-    return f"{place or 'recipe'} is {str(given)[:60]!r}: {message}" if not isinstance(given, dict) else f"{place}: {message}"
+    if isinstance(given, dict | BaseModel):
+        return f"{place}: {message}" if place else message
+    return f"{place or 'recipe'} is {str(given)[:60]!r}: {message}"
 
 
 def _keys(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
     """Keys that a section knows."""
     for part in path:
         field = model.model_fields.get(str(part))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
             return []
         model = field.annotation
     return list(model.model_fields)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import os
+import signal
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from flopwise.errors import FlopwiseError
+from flopwise.errors import FlopwiseError, MissingExtra
 from flopwise.launch.steps import Step
-from flopwise.launch.worker import main, run_one
-from flopwise.records.folder import RunFolder
-from flopwise.records.store import RunStore
+from flopwise.launch.worker import limit_threads, main, run_one
+from flopwise.records.store import RunStore, run_id
 
 
 @dataclass
@@ -30,157 +33,217 @@ class Display(Protocol):
     """Shows how far things are."""
 
     def cached(self, name: str) -> None: ...
+    def left_out(self, name: str) -> None: ...
     def started(self, name: str) -> None: ...
     def progress(self, name: str, fraction: float) -> None: ...
+    def note(self, name: str, text: str) -> None: ...
     def finished(self, name: str, reason: str | None) -> None: ...
+    def tick(self) -> None: ...
+
+
+def step_ids(steps: list[Step]) -> dict[str, str]:
+    """The id of each step's run, by the step's name: known before any runs, since specs and ancestors decide.
+
+    Raises:
+        FlopwiseError: two steps share a name, or one needs what does not come before it.
+    """
+    ids: dict[str, str] = {}
+    for step in steps:
+        if step.name in ids:
+            raise FlopwiseError(f"steps: two are named {step.name!r}; a size, budget or seed is listed twice")
+        for need in sorted(step.needs - set(ids)):
+            raise FlopwiseError(f"step {step.name} needs {need!r}, which does not come before it")
+        parents = {role: ids[name] for role, name in step.parents.items()}
+        references = {role: ids[name] for role, name in step.references.items()}
+        ids[step.name] = run_id(step.kind, step.method, step.spec, step.seed, parents, references)
+    return ids
+
+
+def finished(steps: list[Step], store: RunStore) -> set[str]:
+    """Names of the steps that need not be run again."""
+    return {name for name, run in step_ids(steps).items() if store.done(run)}
 
 
 class _Worker:
     def __init__(self, threads: int):
+        if importlib.util.find_spec("torch") is None:
+            raise MissingExtra("torch", "train", "running experiments")
         context = multiprocessing.get_context("spawn")
         self.pipe: Connection
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=main, args=(theirs, threads), daemon=True)
-        self.process.start()
+        self.process = context.Process(target=main, args=(theirs, threads, os.getpid()), daemon=True)
+        # Ctrl-C reaches the whole process group: a worker must not see it even while it starts.
+        resource_tracker.ensure_running()  # which would lift the mask, were it started below
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         self.step: Step | None = None
 
+    def give(self, step: Step, task: dict[str, Any]) -> bool:
+        """Hand over a step; False where the process has died meanwhile."""
+        try:
+            self.pipe.send(task)
+        except OSError:
+            return False
+        self.step = step
+        return True
 
-def run_steps(steps: list[Step], store: RunStore, display: Display, workers: int = 2, threads: int = 1) -> Summary:
+
+def run_steps(
+    steps: list[Step], store: RunStore, display: Display, workers: int = 2, threads: int = 1
+) -> Summary:
     """Run all steps that are not done. `workers` 0 runs them one after another in this process.
 
     A step is ready when all it needs is done; among ready ones the one with the longest way to the end goes
     first. A failed step takes its descendants with it and nothing else. A worker that dies costs its step one
     retry.
+
+    Raises:
+        FlopwiseError: the steps are no graph, or another process runs in the same folder.
+        OSError: the folder cannot be written; what is done stays done.
     """
-    graph = _Graph(steps, store)
+    graph = _Graph(steps, store, display)
     with _Lock(store.root):
-        if workers == 0:
-            while step := graph.next():
-                task = graph.start(step, display)
-                if task is not None:
-                    graph.finish(step, run_one(task, lambda f, n=step.name: display.progress(n, f)), display)
-            return graph.summary
-        pool: list[_Worker] = []
-        retried: set[str] = set()
-        try:
-            while True:
-                idle = [w for w in pool if w.step is None]
-                while (step := graph.next()) is not None:
-                    if not idle and len(pool) >= workers and graph.pending(step):
+        return _run_here(graph, threads) if workers == 0 else _run_in_pool(graph, workers, threads)
+
+
+def _run_here(graph: _Graph, threads: int) -> Summary:
+    display = graph.display
+    while step := graph.next():
+        task = graph.start(step)
+        limit_threads(threads)
+        graph.finish(
+            step, run_one(task, partial(display.progress, step.name), partial(display.note, step.name))
+        )
+    return graph.summary
+
+
+def _run_in_pool(graph: _Graph, workers: int, threads: int) -> Summary:
+    pool: list[_Worker] = []
+    died: set[str] = set()
+    try:
+        while True:
+            idle = [w for w in pool if w.step is None]
+            while (idle or len(pool) < workers) and (step := graph.next()) is not None:
+                task = graph.start(step)
+                while idle and not idle[-1].give(step, task):
+                    pool.remove(idle.pop())
+                if idle:
+                    idle.pop()
+                else:
+                    pool.append(_Worker(threads))
+                    pool[-1].give(step, task)
+                    pool[-1].step = step
+            busy = {w.pipe: w for w in pool if w.step is not None}
+            if not busy:
+                return graph.summary
+            for pipe in wait(list(busy), timeout=1.0):
+                worker = busy[pipe]  # type: ignore[index]
+                step = worker.step
+                assert step is not None
+                try:
+                    what, value = worker.pipe.recv()
+                except (EOFError, ConnectionResetError):
+                    worker.process.join(5)
+                    pool.remove(worker)
+                    if step.name not in died:
+                        died.add(step.name)
                         graph.put_back(step)
-                        break
-                    task = graph.start(step, display)
-                    if task is None:
-                        continue
-                    worker = idle.pop() if idle else _Worker(threads)
-                    if worker not in pool:
-                        pool.append(worker)
-                    worker.step = step
-                    worker.pipe.send(task)
-                busy = {w.pipe: w for w in pool if w.step is not None}
-                if not busy:
-                    return graph.summary
-                for pipe in wait(list(busy), timeout=1.0):
-                    worker = busy[pipe]  # type: ignore[index]
-                    assert worker.step is not None
-                    try:
-                        what, value = worker.pipe.recv()
-                    except (EOFError, ConnectionResetError):
-                        worker.process.join(5)
-                        pool.remove(worker)
-                        step, code = worker.step, worker.process.exitcode
-                        if step.name not in retried:
-                            retried.add(step.name)
-                            graph.put_back(step)
-                        else:
-                            graph.finish(step, f"its process died twice (exit code {code}); it may lack memory", display)
-                        continue
-                    if what == "progress":
-                        display.progress(worker.step.name, value)
                     else:
-                        step, worker.step = worker.step, None
-                        graph.finish(step, value, display)
-        finally:
-            for worker in pool:
-                worker.process.kill()
+                        code = worker.process.exitcode
+                        graph.finish(
+                            step,
+                            f"its process died twice (exit code {code}); it may lack memory: try --workers 1",
+                        )
+                    continue
+                if what == "progress":
+                    graph.display.progress(step.name, value)
+                elif what == "note":
+                    graph.display.note(step.name, value)
+                else:
+                    worker.step = None
+                    graph.finish(step, value)
+            graph.display.tick()
+    finally:
+        for worker in pool:
+            worker.process.kill()
+        for worker in pool:
+            worker.process.join(5)
 
 
 class _Graph:
     """Which steps are ready, running, done."""
 
-    def __init__(self, steps: list[Step], store: RunStore):
-        self.store, self.summary = store, Summary()
-        self.by_name = {s.name: s for s in steps}
-        if len(self.by_name) != len(steps):
-            raise FlopwiseError("steps: two have the same name")
-        for step in steps:
-            for need in step.needs - set(self.by_name):
-                raise FlopwiseError(f"step {step.name} needs {need!r}, which does not exist")
+    def __init__(self, steps: list[Step], store: RunStore, display: Display):
+        self.store, self.display = store, display
+        self.summary = Summary(ids=step_ids(steps))
         self.waiting = list(steps)
+        self.running: set[str] = set()
+        self.settled: set[str] = set()
+        """Names of steps whose runs are done."""
         self.way: dict[str, float] = {}
-        children: dict[str, list[Step]] = {}
-        for step in steps:
-            for need in step.needs:
-                children.setdefault(need, []).append(step)
         for step in reversed(steps):
-            self.way[step.name] = step.seconds + max((self.way.get(c.name, 0.0) for c in children.get(step.name, [])), default=0.0)
+            self.way[step.name] = self.way.get(step.name, 0.0) + step.seconds
+            for need in step.needs:
+                self.way[need] = max(self.way.get(need, 0.0), self.way[step.name])
 
     def next(self) -> Step | None:
-        """Take the ready step with the longest way to the end; steps with a failed need fail here."""
+        """Take the ready step with the longest way to the end; note what is done, leave out what cannot."""
+        while True:
+            self._leave_out()
+            ids = self.summary.ids
+            # Two names can be one and the same run: the second waits until the first is done.
+            ready = [s for s in self.waiting if s.needs <= self.settled and ids[s.name] not in self.running]
+            if not ready:
+                return None
+            step = max(ready, key=lambda s: self.way[s.name])
+            self.waiting.remove(step)
+            if not self.store.done(ids[step.name]):
+                return step
+            self.settled.add(step.name)
+            self.summary.cached.append(step.name)
+            self.display.cached(step.name)
+
+    def _leave_out(self) -> None:
         for step in list(self.waiting):
             broken = sorted(step.needs & set(self.summary.failed))
             if broken:
                 self.waiting.remove(step)
                 self.summary.failed[step.name] = f"left out, because {broken[0]} failed"
-        ready = [s for s in self.waiting if s.needs <= set(self.summary.ids) and s.needs <= self._finished()]
-        if not ready:
-            return None
-        step = max(ready, key=lambda s: self.way[s.name])
-        self.waiting.remove(step)
-        return step
-
-    def _finished(self) -> set[str]:
-        return {*self.summary.done, *self.summary.cached}
-
-    def folder(self, step: Step) -> RunFolder:
-        """The step's folder; its parents' ids are known by now."""
-        ids = self.summary.ids
-        return self.store.prepare(
-            step.kind, step.method, step.spec, {r: ids[n] for r, n in step.parents.items()}, step.seed, step.name,
-            {r: ids[n] for r, n in step.references.items()},
-        )  # fmt: skip
-
-    def pending(self, step: Step) -> bool:
-        """Whether it still has to be run."""
-        return not self.folder(step).done
+                self.display.left_out(step.name)
 
     def put_back(self, step: Step) -> None:
-        """It was taken but cannot start now."""
+        """Its process died; it is to be tried once more."""
+        self.running.discard(self.summary.ids[step.name])
         self.waiting.append(step)
 
-    def start(self, step: Step, display: Display) -> dict[str, Any] | None:
-        """The task for a worker, or None when the run is already done."""
-        folder = self.folder(step)
-        self.summary.ids[step.name] = folder.id
-        if folder.done:
-            self.summary.cached.append(step.name)
-            display.cached(step.name)
-            return None
-        display.started(step.name)
+    def start(self, step: Step) -> dict[str, Any]:
+        """The task for a worker; the step's folder is made."""
+        ids = self.summary.ids
+        folder = self.store.prepare(
+            step.kind, step.method, step.spec, {r: ids[n] for r, n in step.parents.items()}, step.seed,
+            step.name, {r: ids[n] for r, n in step.references.items()},
+        )  # fmt: skip
+        self.running.add(folder.id)
+        self.display.started(step.name)
         return {"path": str(folder.path), "run": step.run, "inputs": {**folder.roles, **folder.references}}
 
-    def finish(self, step: Step, reason: str | None, display: Display) -> None:
+    def finish(self, step: Step, reason: str | None) -> None:
         """Note how it ended."""
+        self.running.discard(self.summary.ids[step.name])
         if reason is None:
+            self.settled.add(step.name)
             self.summary.done.append(step.name)
         else:
             self.summary.failed[step.name] = reason
-        display.finished(step.name, reason)
+        self.display.finished(step.name, reason)
 
 
 class _Lock:
-    """One scheduler per folder of runs. The lock is the kernel's: it falls with the process, however it dies."""
+    """One scheduler per folder of runs. The lock is the kernel's: it falls with the process."""
 
     def __init__(self, root: Path):
         self.path = root / ".lock"
@@ -189,14 +252,14 @@ class _Lock:
         import fcntl
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115
+        self.file = open(self.path, "a+", encoding="utf-8")
         try:
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.file.seek(0)
             raise FlopwiseError(
-                f"another flopwise (process {self.file.read().strip() or 'unknown'}) is running in {self.path.parent}; "
-                "wait for it, or choose another --out"
+                f"another flopwise (process {self.file.read(20).strip() or 'unknown'}) is running in "
+                f"{self.path.parent}; wait for it, or choose another --out"
             ) from None
         self.file.truncate(0)
         self.file.write(str(os.getpid()))

@@ -2,46 +2,94 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from flopwise.errors import FlopwiseError
+from flopwise.errors import DamagedFile, FlopwiseError, one_line
+from flopwise.flops.hardware import keep_freed_memory
 from flopwise.records.folder import RunFolder
 
 
-def run_one(task: dict[str, Any], progress: Any) -> str | None:
-    """Run a step in its folder; returns None or the one-line reason why it failed (also recorded)."""
-    folder = RunFolder(Path(task["path"]))
-    parents = {role: RunFolder(folder.path.parent / run) for role, run in task["inputs"].items()}
+def run_one(
+    task: dict[str, Any], progress: Callable[[float], None], note: Callable[[str], None]
+) -> str | None:
+    """Run a step in its folder; returns None or the one-line reason why it failed (also recorded).
+
+    A damaged training state of its own is set aside, and the step starts over: nothing but time is lost.
+    """
+    path = Path(task["path"])
     try:
-        module, _, function = task["run"].partition(":")
-        getattr(importlib.import_module(module), function)(folder, parents, progress)
+        folder = RunFolder(path)
+        folder.sweep()
+        try:
+            _call(folder, task, progress)
+        except DamagedFile as e:
+            if e.path.parent != path:
+                raise
+            aside = e.path.with_name(f"{e.path.name}.damaged")
+            e.path.replace(aside)
+            note(f"{e}; set aside as {aside.name}, the step starts over")
+            _call(folder, task, progress)
         return None
-    except FlopwiseError as e:
-        reason = str(e)
-    except OSError as e:
-        reason = f"{e.strerror or type(e).__name__}" + (": free some space and start again" if e.errno == 28 else "")
     except Exception as e:  # a defect in a step must not take the others down
-        lines = str(e).splitlines() or [""]
-        reason = f"{type(e).__name__}: {lines[0]}"
-    try:
-        folder.fail(reason)
-    except OSError:
-        pass  # the disk is full: the reason still reaches the person
-    return " ".join(reason.split())
+        reason = one_line(_reason(e, task))
+    with suppress(OSError, FlopwiseError):  # on a full disk the reason still reaches the person
+        RunFolder(path).fail(reason)
+    return reason
 
 
-def main(pipe: Connection, threads: int) -> None:
-    """Serve tasks until the pipe closes. A thread watches for the parent's death, which may be a kill -9."""
+def _call(folder: RunFolder, task: dict[str, Any], progress: Callable[[float], None]) -> None:
+    parents = {role: RunFolder(folder.path.parent / run) for role, run in task["inputs"].items()}
+    module, _, function = task["run"].partition(":")
+    reset_peak()
+    getattr(importlib.import_module(module), function)(folder, parents, progress)
+
+
+def _reason(error: Exception, task: dict[str, Any]) -> str:
+    """What went wrong and what to do next."""
+    text = one_line(error, 400)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in text:
+        return f"{text}; free some space and start again, nothing finished is lost"
+    if isinstance(error, FlopwiseError):
+        # What a finished run left is damaged: only deleting it makes it anew.
+        root = Path(task["path"]).parent
+        broken = next((run for run in task["inputs"].values() if str(root / run) in text), None)
+        return f"{text}; delete {root / broken} and start again" if broken else text
+    return f"{type(error).__name__}: {text}"
+
+
+def reset_peak() -> None:
+    """Let the peak of resident memory count from here: a step must not inherit that of the one before it.
+
+    Linux alone can do this (proc(5), clear_refs); elsewhere the peak is the process's so far.
+    """
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def limit_threads(threads: int) -> None:
+    """One step, so many threads: results do not depend on how many cores a machine has."""
+    import torch
+
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+
+
+def die_with(parent: int) -> None:
+    """End this process when its parent ends, be it by kill -9: on Linux by the kernel, else by a watch."""
+    import ctypes
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = os.getppid()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -49,21 +97,30 @@ def main(pipe: Connection, threads: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-    import torch
 
-    torch.set_num_threads(threads)
+
+def main(pipe: Connection, threads: int, parent: int) -> None:
+    """Serve tasks until the pipe closes. Ctrl-C is the parent's business."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(parent)
+    limit_threads(threads)
     last = 0.0
+
+    def tell(what: str, value: Any) -> None:
+        try:
+            pipe.send((what, value))
+        except OSError:
+            os._exit(1)  # nobody listens any more; a failed step would be the wrong thing to note
 
     def progress(fraction: float) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last > 0.2:
             last = now
-            pipe.send(("progress", fraction))
+            tell("progress", fraction)
 
-    try:
+    with suppress(EOFError, ConnectionResetError):
         while True:
-            task = pipe.recv()
-            pipe.send(("done", run_one(task, progress)))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
+            tell("done", run_one(pipe.recv(), progress, lambda text: tell("note", text)))

@@ -24,8 +24,15 @@ if TYPE_CHECKING:
 
 
 def ladder_steps(
-    ladder: LadderSection, vocab_size: int, width: int, budgets: list[int], seed: int,
-    *, seconds: Callable[[float, float], float], held_out: bool = False, after: str | None = None,
+    ladder: LadderSection,
+    vocab_size: int,
+    width: int,
+    budgets: list[int],
+    seed: int,
+    *,
+    seconds: Callable[[float, float], float],
+    held_out: bool = False,
+    after: str | None = None,
 ) -> list[Step]:
     """Trunk pieces and branches of one size. `after` names a step that must be finished before any starts.
 
@@ -51,7 +58,9 @@ def ladder_steps(
             )
         roles = {"data": "data"} | ({"init": previous} if previous else {})
 
-        def piece(name: str, method: str, first: int, last: int, roles: dict[str, str], spec: dict[str, Any]) -> Step:
+        def piece(
+            name: str, method: str, first: int, last: int, roles: dict[str, str], spec: dict[str, Any]
+        ) -> Step:
             flops, tokens = (last - first) * flops_per_step, (last - first) * tokens_per_step
             return Step(
                 name=name, kind="pretrain", method=method, parents=roles, seed=seed,
@@ -65,7 +74,14 @@ def ladder_steps(
         steps.append(piece(trunk, "trunk", at, branch_at, roles, {}))
         branch_roles = {"data": "data", "init": trunk}
         steps.append(
-            piece(branch_name(width, budget, seed), "cooldown", branch_at, total, branch_roles, {"decay_from": branch_at})
+            piece(
+                branch_name(width, budget, seed),
+                "cooldown",
+                branch_at,
+                total,
+                branch_roles,
+                {"decay_from": branch_at},
+            )
         )
         previous, at = trunk, branch_at
     return steps
@@ -141,5 +157,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
             "corpus": "+".join(spec["mixture"]), "tokens_seen": total_tokens,
             "tokens_unique": min(total_tokens, mixture.tokens_unique), "modality": "text",
         },
-        extra={"width": cfg.d_model, "six_nd": six_nd(cfg, (last - first) * B * T), "held_out": spec["held_out"]},
+        extra={
+            "width": cfg.d_model, "six_nd": six_nd(cfg, (last - first) * B * T), "held_out": spec["held_out"],
+        },
     )  # fmt: skip

@@ -11,9 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from flopwise.errors import FlopwiseError
+from flopwise.errors import FlopwiseError, one_line
 from flopwise.flops.spend import Spend
-from flopwise.records.record import Metric, RunRecord
+from flopwise.records.record import Metric, RunRecord, read_record
 
 RECORD_FILE, SPEC_FILE, CURVE_FILE = "run.json", "spec.yaml", "metrics.jsonl"
 
@@ -53,7 +53,9 @@ class RunFolder:
             self.roles: dict[str, str] = header["parents"]
             self.references: dict[str, str] = header.get("references", {})
         except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as e:
-            raise FlopwiseError(f"run folder {path} has no readable {SPEC_FILE} ({type(e).__name__}); delete it") from e
+            raise FlopwiseError(
+                f"run folder {path} has no readable {SPEC_FILE} ({type(e).__name__}); delete the folder"
+            ) from e
 
     @property
     def id(self) -> str:
@@ -79,14 +81,12 @@ class RunFolder:
         Raises:
             FlopwiseError: there is none yet, or it is damaged.
         """
-        path = self.path / RECORD_FILE
         try:
-            return RunRecord.model_validate_json(path.read_bytes())
+            return read_record(self.path / RECORD_FILE)
         except FileNotFoundError:
-            raise FlopwiseError(f"run {self.id} ({self.name or self.kind}) has no record yet; it has not finished") from None
-        except (ValueError, OSError) as e:
-            reason = str(e).splitlines()[0]
-            raise FlopwiseError(f"record {path} cannot be read ({reason}); delete it and run again") from e
+            raise FlopwiseError(
+                f"run {self.id} ({self.name or self.kind}) has no record yet; it has not finished"
+            ) from None
 
     def log(self, **row: Any) -> None:
         """Append one row to the curve, on disk before this returns to the caller's next step."""
@@ -95,33 +95,14 @@ class RunFolder:
 
     def curve(self, *names: str) -> list[dict[str, Any]]:
         """Logged rows that have all of `names`; a last line cut by a kill is left out."""
-        rows = []
-        for row in self._rows():
-            if all(name in row for name in names):
-                rows.append(row)
-        return rows
+        return [row for row in read_curve(self.path / CURVE_FILE) if all(name in row for name in names)]
 
     def rewind(self, step: int) -> None:
         """Drop rows logged after `step`: a resumed run will log them again."""
         path = self.path / CURVE_FILE
         if path.exists():
-            kept = [row for row in self._rows() if row.get("step", 0) <= step]
+            kept = [row for row in read_curve(path) if row.get("step", 0) <= step]
             atomic_write(path, "".join(json.dumps(row) + "\n" for row in kept))
-
-    def _rows(self) -> list[dict[str, Any]]:
-        try:
-            lines = (self.path / CURVE_FILE).read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
-            return []
-        rows = []
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict):
-                rows.append(row)
-        return rows
 
     def finish(
         self,
@@ -133,22 +114,46 @@ class RunFolder:
     ) -> RunRecord:
         """Write the record, last and atomically: from then on the run is done and never paid for again."""
         return self._write(
-            status="done", metrics=metrics, spend=spend, lineage_spend=spend + lineage_spend(self.path.parent, self.parents),
+            status="done", metrics=metrics, spend=spend,
+            lineage_spend=spend + lineage_spend(self.path.parent, self.parents),
             model=model, data=data, extra=extra or {},
         )  # fmt: skip
 
     def fail(self, reason: str) -> RunRecord:
         """Record why the run failed, in one line; a later start tries again."""
-        return self._write(status="failed", reason=" ".join(reason.split())[:500])
+        return self._write(status="failed", reason=one_line(reason))
+
+    def sweep(self) -> None:
+        """Remove what a killed process left half-written: in a run's folder, dotted files are temporary."""
+        for path in self.path.rglob(".*"):
+            if path.is_file() or path.is_symlink():
+                path.unlink(missing_ok=True)
 
     def _write(self, **fields: Any) -> RunRecord:
         record = RunRecord(
-            id=self.id, name=self.name, kind=self.kind, method=self.method, parents=self.parents, roles=self.roles,
-            references=self.references, seed=self.seed, versions=versions(),
+            id=self.id, name=self.name, kind=self.kind, method=self.method, parents=self.parents,
+            roles=self.roles, references=self.references, seed=self.seed, versions=versions(),
             created=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"), **fields,
         )  # fmt: skip
         atomic_write(self.path / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
         return record
+
+
+def read_curve(path: Path) -> list[dict[str, Any]]:
+    """Rows of a curve's file; lines that are no row (cut by a kill) are left out, no file is no rows."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
 def lineage_spend(root: Path, runs: Iterable[str]) -> Spend:
@@ -163,7 +168,12 @@ def lineage_spend(root: Path, runs: Iterable[str]) -> Spend:
         run = todo.pop()
         if run not in seen:
             seen.add(run)
-            record = RunFolder(root / run).record()
+            try:
+                record = read_record(root / run / RECORD_FILE)
+            except FileNotFoundError:
+                raise FlopwiseError(
+                    f"ancestor {run} has no record in {root}; start again to make it"
+                ) from None
             total += record.spend
             todo += record.parents
     return total

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_serializer, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+    field_serializer,
+    field_validator,
+)
 
+from flopwise.errors import FlopwiseError, one_line
 from flopwise.flops.spend import Spend
 
 Status = Literal["running", "done", "failed"]
+RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+"""The name of a run's folder, never a path."""
 
 
 class Metric(BaseModel):
@@ -31,13 +42,13 @@ class RunRecord(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    id: str
+    id: RunId
     name: str | None = None
     kind: str
     method: str
-    parents: list[str] = []
-    roles: dict[str, str] = {}
-    references: dict[str, str] = {}
+    parents: list[RunId] = []
+    roles: dict[str, RunId] = {}
+    references: dict[str, RunId] = {}
     model: dict[str, Any] | None = None
     data: dict[str, Any] | None = None
     spend: Spend = Spend()
@@ -58,3 +69,22 @@ class RunRecord(BaseModel):
     @field_serializer("spend", "lineage_spend")
     def _write_spend(self, value: Spend) -> dict[str, Any]:
         return value.to_dict()
+
+
+def read_record(path: Path) -> RunRecord:
+    """The record in the file `path`, which lies in the folder of its run.
+
+    Raises:
+        FileNotFoundError: there is none.
+        FlopwiseError: it is cut, garbled, or another run's.
+    """
+    content = path.read_bytes()
+    try:
+        record = RunRecord.model_validate_json(content)
+    except ValidationError as e:
+        first = e.errors(include_input=False)[0]
+        reason = one_line(" ".join([".".join(map(str, first["loc"])), first["msg"]]), 120)
+        raise FlopwiseError(f"record {path} is damaged ({reason}); start again to make it anew") from e
+    if record.id != path.parent.name:
+        raise FlopwiseError(f"record {path} is that of run {record.id}: the folder was renamed or copied")
+    return record

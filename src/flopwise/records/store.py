@@ -8,19 +8,38 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flopwise.errors import FlopwiseError
-from flopwise.records.folder import CURVE_FILE, RECORD_FILE, SPEC_FILE, RunFolder, atomic_write
-from flopwise.records.record import RunRecord
+from flopwise.errors import FlopwiseError, one_line
+from flopwise.records.folder import CURVE_FILE, RECORD_FILE, SPEC_FILE, RunFolder, atomic_write, read_curve
+from flopwise.records.record import RunRecord, read_record
 
 
-def run_id(kind: str, method: str, spec: dict[str, Any], seed: int, parents: dict[str, str], references: dict[str, str]) -> str:
+def run_id(
+    kind: str,
+    method: str,
+    spec: dict[str, Any],
+    seed: int,
+    parents: dict[str, str],
+    references: dict[str, str],
+) -> str:
     """16 hexadecimal digits that depend on everything a run was asked to do, its ancestors included.
 
     >>> run_id("sft", "demos", {"steps": 1}, 0, {}, {}) == run_id("sft", "demos", {"steps": 2}, 0, {}, {})
     False
     """
-    whole = {"kind": kind, "method": method, "spec": spec, "seed": seed, "parents": parents, "references": references}
-    return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+    whole = {
+        "kind": kind,
+        "method": method,
+        "spec": spec,
+        "seed": seed,
+        "parents": parents,
+        "references": references,
+    }
+    return hashlib.sha256(json.dumps(_plain(whole), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back: tuples are lists, keys are text."""
+    return json.loads(json.dumps(value))
 
 
 @dataclass
@@ -39,24 +58,41 @@ class RunStore:
         self.problems: list[str] = []
 
     def prepare(
-        self, kind: str, method: str, spec: dict[str, Any], parents: dict[str, str] | None = None, seed: int = 0,
-        name: str | None = None, references: dict[str, str] | None = None,
+        self, kind: str, method: str, spec: dict[str, Any], parents: dict[str, str] | None = None,
+        seed: int = 0, name: str | None = None, references: dict[str, str] | None = None,
     ) -> RunFolder:  # fmt: skip
         """The folder of this very run, made if new. `parents` maps roles to ids; so does `references`, for
-        inputs that are not ancestors (a reward model that scores, a run whose spend is matched)."""
+        inputs that are not ancestors (a reward model that scores, a run whose spend is matched).
+
+        A spec file that was damaged or edited is written anew: the folder's name says what it must hold.
+        """
         import yaml
 
         parents, references = parents or {}, references or {}
-        spec = json.loads(json.dumps(spec))
         path = self.root / run_id(kind, method, spec, seed, parents, references)
-        if not (path / SPEC_FILE).exists():
-            path.mkdir(parents=True, exist_ok=True)
-            header = {
-                "name": name, "kind": kind, "method": method, "seed": seed,
-                "parents": parents, "references": references, "spec": spec,
-            }  # fmt: skip
-            atomic_write(path / SPEC_FILE, yaml.safe_dump(header, sort_keys=False))
+        try:
+            known = RunFolder(path)
+            if (
+                run_id(known.kind, known.method, known.spec, known.seed, known.roles, known.references)
+                == known.id
+            ):
+                return known
+        except (FlopwiseError, TypeError):
+            pass  # new, damaged or edited
+        path.mkdir(parents=True, exist_ok=True)
+        header = {
+            "name": name, "kind": kind, "method": method, "seed": seed,
+            "parents": parents, "references": references, "spec": _plain(spec),
+        }  # fmt: skip
+        atomic_write(path / SPEC_FILE, yaml.safe_dump(header, sort_keys=False))
         return RunFolder(path)
+
+    def done(self, run: str) -> bool:
+        """Whether the run with this id is finished."""
+        try:
+            return read_record(self.root / run / RECORD_FILE).status == "done"
+        except (OSError, FlopwiseError):
+            return False
 
     def folder(self, run: str) -> RunFolder:
         """The folder of a run by id, unambiguous start of an id, or name.
@@ -64,12 +100,12 @@ class RunStore:
         Raises:
             FlopwiseError: there is none, or several.
         """
-        if (self.root / run / SPEC_FILE).is_file():
+        if run.isalnum() and (self.root / run / SPEC_FILE).is_file():
             return RunFolder(self.root / run)
         found = [r for r in self.records() if r.id.startswith(run) or r.name == run]
         if len(found) != 1:
             what = f"matches {len(found)} runs" if found else "matches no run"
-            raise FlopwiseError(f"run {run!r} {what} in {self.root}; see `flopwise runs {self.root}`")
+            raise FlopwiseError(f"run {run!r:.80} {what} in {self.root}; see `flopwise runs {self.root}`")
         return RunFolder(self.root / found[0].id)
 
     def get(self, run: str) -> RunRecord:
@@ -79,27 +115,33 @@ class RunStore:
     def records(self) -> list[RunRecord]:
         """All records, oldest first; damaged ones are left out and named in `problems`."""
         if not self.root.is_dir():
-            raise FlopwiseError(f"no runs in {self.root}: the folder does not exist; make some with `flopwise demo`")
+            raise FlopwiseError(
+                f"no runs in {self.root}: there is no such folder; make some with `flopwise demo`"
+            )
         self.problems = []
         out = []
         for path in sorted(self.root.iterdir()):
             if not (path / RECORD_FILE).is_file():
                 continue
             try:
-                out.append(RunRecord.model_validate_json((path / RECORD_FILE).read_bytes()))
-            except (ValueError, OSError) as e:
-                self.problems.append(f"{path / RECORD_FILE}: {str(e).splitlines()[0]}")
+                out.append(read_record(path / RECORD_FILE))
+            except (OSError, FlopwiseError) as e:
+                self.problems.append(one_line(e))
         return sorted(out, key=lambda r: (r.created or "", r.id))
 
     def tree(self) -> list[Node]:
         """The family: runs without recorded parents are roots; a run appears under its first model parent."""
         records = {r.id: r for r in self.records()}
         nodes = {i: Node(r) for i, r in records.items()}
-        roots = []
+        roots: list[Node] = []
         for i, r in records.items():
             order = ("init", "model", "samples", "data")
-            ranked = sorted(r.roles.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order))
-            parent = next((p for _, p in ranked if p in nodes), None) or next((p for p in r.parents if p in nodes), None)
+            ranked = sorted(
+                r.roles.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)
+            )
+            parent = next((p for _, p in ranked if p in nodes), None) or next(
+                (p for p in r.parents if p in nodes), None
+            )
             (nodes[parent].children if parent else roots).append(nodes[i])
         return roots
 
@@ -117,24 +159,27 @@ class RunStore:
         """
         import duckdb
 
-        runs = self.rows()
+        records = self.records()
         metrics = [
             {"id": r.id, "run": r.name, "name": k, "value": m.value, "se": m.se, "n": m.n}
-            for r in self.records() for k, m in r.metrics.items()
+            for r in records for k, m in r.metrics.items()
         ]  # fmt: skip
-        curve = []
-        for r in self.records():
-            if (self.root / r.id / CURVE_FILE).exists():
-                curve += [{"id": r.id, "run": r.name, **row} for row in RunFolder(self.root / r.id).curve()]
-        db = duckdb.connect(":memory:")
+        curve = [
+            {"id": r.id, "run": r.name} | row
+            for r in records
+            for row in read_curve(self.root / r.id / CURVE_FILE)
+        ]
+        closed: dict[str, Any] = {"python_enable_replacements": False, "temp_directory": ""}
+        db = duckdb.connect(":memory:", config=closed)
         try:
-            for table, content in (("runs", runs), ("metrics", metrics), ("curve", curve)):
-                _create(db, table, content)
+            for table, content in (("runs", map(flat, records)), ("metrics", metrics), ("curve", curve)):
+                _create(db, table, list(content))
             db.execute("SET enable_external_access = false")
             db.execute("SET lock_configuration = true")
             result = db.execute(sql)
-            names = [d[0] for d in result.description or []]
-            return names, result.fetchall()
+            if result is None:
+                raise FlopwiseError("query: there is no SQL in it; try SELECT * FROM runs")
+            return [d[0] for d in result.description or []], result.fetchall()
         except duckdb.Error as e:
             raise FlopwiseError(f"query: {str(e).splitlines()[0]}; tables are runs, metrics, curve") from e
         finally:
@@ -145,23 +190,28 @@ def flat(record: RunRecord) -> dict[str, Any]:
     """A record as one row: what was measured, what it cost, with plain column names."""
     model, data = record.model or {}, record.data or {}
     row: dict[str, Any] = {
-        "id": record.id, "name": record.name, "kind": record.kind, "method": record.method, "status": record.status,
-        "seed": record.seed, "created": record.created, "reason": record.reason, "parents": ",".join(record.parents),
+        "id": record.id, "name": record.name, "kind": record.kind, "method": record.method,
+        "status": record.status, "seed": record.seed, "created": record.created, "reason": record.reason,
+        "parents": ",".join(record.parents),
         "n_params_total": model.get("n_params_total"), "n_params_active": model.get("n_params_active"),
         "n_params_non_embedding": model.get("n_params_non_embedding"),
-        "corpus": data.get("corpus"), "tokens_seen": data.get("tokens_seen"), "tokens_unique": data.get("tokens_unique"),
+        "corpus": data.get("corpus"), "tokens_seen": data.get("tokens_seen"),
+        "tokens_unique": data.get("tokens_unique"),
     }  # fmt: skip
     row |= record.spend.to_dict() | {"total_flops": record.spend.total_flops}
     row |= {f"lineage_{k}": v for k, v in record.lineage_spend.to_dict().items() if k != "device"}
     row["lineage_flops"] = record.lineage_spend.total_flops
+    fields = set(row)
     for name, metric in record.metrics.items():
-        row[name] = metric.value
-        row[f"{name}_se"] = metric.se
+        column = f"metric_{name}" if name in fields else name
+        row |= {column: metric.value, f"{column}_se": metric.se}
     return row
 
 
 def _create(db: Any, table: str, rows: list[dict[str, Any]]) -> None:
     """Make a table of rows with the union of their columns; text, or double where every value is a number."""
+    # Column names differ in more than case: the database takes `Loss` and `loss` for one.
+    rows = [{name.casefold(): value for name, value in row.items()} for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["id"]
     types = {}
     for name in names:
@@ -170,8 +220,12 @@ def _create(db: Any, table: str, rows: list[dict[str, Any]]) -> None:
     quoted = ", ".join(f'"{n.replace(chr(34), chr(34) * 2)}" {types[n]}' for n in names)
     db.execute(f"CREATE TABLE {table} ({quoted})")
     if rows:
-        marks = ", ".join("?" for _ in names)
-        values = [
-            [row.get(n) if types[n] == "DOUBLE" or row.get(n) is None else str(row.get(n)) for n in names] for row in rows
-        ]
-        db.executemany(f"INSERT INTO {table} VALUES ({marks})", values)
+        lists = ", ".join(f"unnest(?::{types[n]}[])" for n in names)
+        db.execute(
+            f"INSERT INTO {table} SELECT {lists}",
+            [[_cell(row.get(n), types[n]) for row in rows] for n in names],
+        )
+
+
+def _cell(value: Any, kind: str) -> Any:
+    return value if value is None else float(value) if kind == "DOUBLE" else str(value)

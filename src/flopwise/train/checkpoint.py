@@ -17,7 +17,7 @@ STATE_FILE = "state.safetensors"
 
 
 def save(path: Path, model: Transformer, optimiser: Optimiser, counters: dict[str, Any]) -> None:
-    """Write tensors and `counters` (anything JSON takes) to `path`, so that a kill leaves the old or the new."""
+    """Write tensors and `counters` (anything JSON takes) to `path`; a kill leaves the old file or the new."""
     from safetensors.torch import save_file
 
     tensors = {f"model.{name}": t.detach().contiguous() for name, t in model.state_dict().items()}
