@@ -78,11 +78,11 @@ class Fit:
         return pack(get(self.law), self.params)
 
     def _t(self, level: float) -> float:
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
         if not 0 < level < 1:
             raise FlopwiseError(f"level is {level}, must be between 0 and 1, as 0.95")
-        return float(t.ppf(0.5 + level / 2, self.dof))
+        return float(stdtrit(self.dof, 0.5 + level / 2))
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
         """Confidence interval of a parameter: bootstrap quantiles where there are any, else delta method and t."""
@@ -112,6 +112,8 @@ class Fit:
         Raises:
             FlopwiseError: a variable is missing or not positive, or the law must not be extrapolated.
         """
+        from scipy.special import ndtri
+
         law = get(self.law)
         x = self._variables(variables)
         beyond = self._beyond(x)
@@ -129,7 +131,7 @@ class Fit:
             J = differences(lambda theta: on_scale(law, evaluate(law, theta, x)), self.theta)
             below = above = t * np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", J, self.covariance, J), 0.0))
         run = t * self.scatter
-        misfit = self.misfit * self._two_sided(level)
+        misfit = float(ndtri(0.5 + level / 2)) * self.misfit
         ends = [
             middle - np.maximum(np.hypot(below, run), misfit), middle + np.maximum(np.hypot(above, run), misfit),
             middle - below, middle + above,
@@ -139,10 +141,6 @@ class Fit:
         clipped = [back[0], *(np.clip(v, *law.span) for v in back[1:])]
         scalar = all(np.ndim(v) == 0 for v in variables.values())
         return Prediction(*(float(v[0]) if scalar else v for v in clipped), extrapolation=beyond)
-
-    @staticmethod
-    def _two_sided(level: float) -> float:
-        from scipy.stats import norm
 
         return float(norm.ppf(0.5 + level / 2))
 

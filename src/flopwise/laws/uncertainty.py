@@ -72,13 +72,14 @@ def efficiency(delta: float, sigma: float) -> float:
     >>> round(efficiency(1e-9, 1.0), 3), round(efficiency(1.345, 1.0), 3), efficiency(float("inf"), 1.0)
     (1.571, 1.053, 1.0)
     """
-    from scipy.stats import norm
+    from scipy.special import ndtr
 
     if sigma == 0 or delta / sigma > 10:
         return 1.0
     c = max(delta / sigma, 1e-6)
-    inside = 2 * norm.cdf(c) - 1
-    return float((inside - 2 * c * norm.pdf(c) + 2 * c**2 * norm.sf(c)) / inside**2)
+    inside = 2 * ndtr(c) - 1
+    density = np.exp(-(c**2) / 2) / np.sqrt(2 * np.pi)
+    return float((inside - 2 * c * density + 2 * c**2 * ndtr(-c)) / inside**2)
 
 
 def bootstrap(

@@ -39,20 +39,12 @@ def read_table(
     Raises:
         FlopwiseError: no such file, unreadable, no such column (the closest are named), bad SQL, no rows.
     """
-    if isinstance(source, str | Path):
-        path = Path(source)
-        if path.is_dir():
-            rows = _runs(path, held_out)
-            table = _filtered(rows, where) if where else _columns_of(rows)
-        else:
-            table = _from_file(path, where)
+    if isinstance(source, str | Path) and not Path(source).is_dir():
+        table = _from_file(Path(source), where)
     else:
-        table = _as_columns(source)
+        table = _runs(Path(source), held_out) if isinstance(source, str | Path) else _as_columns(source)
         if where:
-            columns = [values.tolist() for values in table.values()]
-            table = _filtered(
-                [dict(zip(table, row, strict=True)) for row in zip(*columns, strict=True)], where
-            )
+            table = _filtered(table, where)
     if not table or not len(next(iter(table.values()))):
         raise FlopwiseError(f"table {_name(source)} has no rows{f' where {where}' if where else ''}")
     moved = {}
@@ -140,15 +132,19 @@ def _from_file(path: Path, where: str | None) -> Table:
     return _select(db, where)
 
 
-def _filtered(rows: list[dict[str, Any]], where: str) -> Table:
-    """Rows that satisfy an SQL condition."""
+def _filtered(table: Table, where: str) -> Table:
+    """Rows of columns in memory that satisfy an SQL condition."""
     import duckdb
 
     from flopwise.records.store import _create
 
+    if not table:
+        return table
+    rows = zip(*(values.tolist() for values in table.values()), strict=True)
     db = duckdb.connect(":memory:")
-    _create(db, "source", rows)
-    return _select(db, where)
+    _create(db, "source", [dict(zip(table, row, strict=True)) | {"_row": i} for i, row in enumerate(rows)])
+    kept = _select(db, where)["_row"].astype(int)
+    return {name: values[kept] for name, values in table.items()}
 
 
 def _select(db: Any, where: str | None) -> Table:
@@ -178,9 +174,9 @@ def _plain(values: Any) -> np.ndarray:
     return np.where(np.ma.getmaskarray(values), None, np.asarray(values.data, dtype=object))
 
 
-def _runs(root: Path, held_out: bool) -> list[dict[str, Any]]:
+def _runs(root: Path, held_out: bool) -> Table:
     """One row per finished cooldown run, in an order that does not depend on ids or times."""
-    from flopwise.pretrain.law import observation
+    from flopwise.pretrain.law import columns, observation
     from flopwise.records.store import RunStore
 
     store = RunStore(root)
@@ -190,11 +186,7 @@ def _runs(root: Path, held_out: bool) -> list[dict[str, Any]]:
     rows = [observation(r) for r in found if held_out or not r.extra.get("held_out")]
     if not rows:
         raise FlopwiseError(f"{root} has no finished cooldown run of a ladder; see `flopwise runs {root}`")
-    return sorted(rows, key=lambda row: (row["N"], row["seed"], row["D"]))
-
-
-def _columns_of(rows: list[dict[str, Any]]) -> Table:
-    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return columns(sorted(rows, key=lambda row: (row["N"], row["seed"], row["D"])))
 
 
 def _as_columns(source: Any) -> Table:
