@@ -15,14 +15,20 @@ app = typer.Typer(
 )  # fmt: skip
 
 
-def main() -> None:
-    """Run a command. Bad input and full disks give one line and exit code 2; Ctrl-C says how to go on."""
+def command_line() -> typer.Typer:
+    """The app with the commands of every group."""
     from flopwise.cli import data, experiments, infer, laws, runs
 
-    for group in (experiments, runs, laws, infer, data):
-        group.register(app)
+    if not app.registered_commands:
+        for group in (experiments, runs, laws, infer, data):
+            group.register(app)
+    return app
+
+
+def main() -> None:
+    """Run a command. Bad input and full disks give one line and exit code 2; Ctrl-C says how to go on."""
     try:
-        app(standalone_mode=True)
+        command_line()(standalone_mode=True)
     except SystemExit as e:
         if e.code == 130:  # typer's word for Ctrl-C
             sys.exit(_stopped())
