@@ -1,0 +1,157 @@
+"""From a folder of runs to one dict of results: all the report says, and `results.json`.
+
+Keys of the results (missing numbers are null; each section's `missing` says in sentences what and why):
+
+- `schema` (1), `folder`, `made` (ISO time), `problems` (files that could not be read).
+- `overview`: runs `done`, `failed`, `unfinished`; `total_flops` of all finished runs, `train_flops`, `generate_flops`,
+  `score_flops`, `worker_seconds` (sum of the runs' wall time), `span_seconds` (first start to last end), `devices`,
+  `versions`, `by_kind` (kind, runs, total_flops, worker_seconds).
+- `headline`: `answer` (sentence or null), `expects` (sentence or null), `findings` (law, text, good: true, false or null).
+- `pretraining`: `points` (N non-embedding parameters, D tokens, C measured training FLOPs of the lineage, loss in nats per
+  token, se over documents), `prediction` (as written before the held-out run), `held_out` (the run, predicted, inside,
+  relative_error of the prediction, written_before in seconds), `candidates` (back-tests), `chosen`, `reasons`, `fit`
+  (params, intervals, warnings), `curves` (value, low..high of single runs, mean_low..mean_high), `seed_noise`.
+- `posttraining`: `methods` (start, accuracy, se, gain and gain_se paired over problems, spend, control, versus and
+  versus_se against the control, verdict: beats, loses, even, unknown or no control; pass_at_1, pass_at_16 and their
+  changes; curve of validation accuracy), `rl` (the sigmoid law or the reasons for refusing it), `reward_models`.
+- `testtime`: `models` with many samples and `others`: `curves` by strategy (n, flops per question, value, low, high, se),
+  `coverage` (law fitted on k <= 16, asked about the largest k), `examples`; `best` is the id of the model with the most
+  coverage.
+- `exchange`, `plan`, `verification`: the plan step's, as it wrote them; `joint`: the joint law's.
+- `family`: `trees` (nested: id, name, kind, own_flops, lineage_flops, n_params, result, children), `bases` (each base
+  against the sum of what was made from it).
+- `data`: the data step's account: corpora with licences, problem sets, contamination.
+- `runs`: one row per run: id, name, kind, method, status, reason, seed, flops, train_flops, six_nd, seconds, lineage_flops.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flopwise.flops.spend import Spend
+from flopwise.records.record import RunRecord
+from flopwise.report.family import collect_family
+from flopwise.report.headline import headline
+from flopwise.report.law1 import collect_pretraining
+from flopwise.report.law2 import collect_posttraining
+from flopwise.report.law3 import collect_testtime
+from flopwise.report.runs import Runs, clean, number
+
+SCHEMA = 1
+
+
+def collect(folder: str | Path) -> dict[str, Any]:
+    """All results of a folder of runs; what is missing is said, not guessed.
+
+    Raises:
+        FlopwiseError: there is no such folder, or no run in it.
+    """
+    runs = Runs(Path(folder))
+    results: dict[str, Any] = {
+        "schema": SCHEMA, "folder": Path(folder).resolve().name,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"), "overview": _overview(runs),
+        "pretraining": collect_pretraining(runs), "posttraining": collect_posttraining(runs),
+        "testtime": collect_testtime(runs), **_plan(runs), "family": collect_family(runs), "data": _data(runs),
+        "runs": _rows(runs),
+    }  # fmt: skip
+    results["headline"] = headline(results)
+    results["problems"] = runs.problems
+    return clean(results)
+
+
+def _overview(runs: Runs) -> dict[str, Any]:
+    done = list(runs.done.values())
+    total = sum((r.spend for r in done), Spend())
+    kinds: dict[str, list[RunRecord]] = {}
+    for r in done:
+        kinds.setdefault(r.kind, []).append(r)
+    versions: dict[str, str] = {}
+    for r in done:
+        versions |= r.versions
+    return {
+        "done": len(done), "failed": len(runs.failed), "unfinished": len(runs.unfinished),
+        **{f"{part}_flops": getattr(total, f"{part}_flops") for part in ("total", "train", "generate", "score")},
+        "worker_seconds": total.wall_s, "span_seconds": _span(done),
+        "devices": sorted({r.spend.device for r in done if r.spend.device}), "versions": versions,
+        "by_kind": [
+            {
+                "kind": kind, "runs": len(group), "total_flops": sum(r.spend.total_flops for r in group),
+                "worker_seconds": sum(r.spend.wall_s or 0.0 for r in group),
+            }
+            for kind, group in kinds.items()
+        ],
+    }  # fmt: skip
+
+
+def _span(records: list[RunRecord]) -> float | None:
+    """Seconds from the first start to the last end; None if some run's times are unknown."""
+    try:
+        ends = [datetime.fromisoformat(r.created or "").timestamp() for r in records]
+        starts = [end - (r.spend.wall_s or 0.0) for end, r in zip(ends, records, strict=True)]
+    except ValueError:
+        return None
+    return max(ends) - min(starts) if ends else None
+
+
+def _plan(runs: Runs) -> dict[str, Any]:
+    """What the plan step and the joint law's step left."""
+    step = next(reversed(runs.find("plan")), None)
+    content = runs.json(step, "plan.json") if step else None
+    content = content if isinstance(content, dict) else {}
+    missing = [] if content else [runs.why("plan", "The plan")]
+    joint_step = next(reversed(runs.find("fit", "testtime_law")), None)
+    joint = runs.json(joint_step, "joint.json") if joint_step else None
+    exchange, plan = _dict(content.get("exchange")), _dict(content.get("plan"))
+    verification = _dict(content.get("verification"))
+    return {
+        "exchange": exchange | {"missing": missing if not exchange else []},
+        "plan": plan | {"missing": missing if not plan else []},
+        "verification": verification | {"missing": missing if not verification.get("points") else []},
+        "joint": joint if isinstance(joint, dict) else None,
+    }  # fmt: skip
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _data(runs: Runs) -> dict[str, Any]:
+    step = next(reversed(runs.find("data")), None)
+    about = runs.json(step, "about.json") if step else None
+    if not isinstance(about, dict):
+        return {"missing": [runs.why("data", "The account of the data")]}
+    return about | {"missing": []}
+
+
+def _rows(runs: Runs) -> list[dict[str, Any]]:
+    """All runs, oldest first; failed and unfinished ones last."""
+    rows = [
+        {
+            "id": r.id, "name": r.name, "kind": r.kind, "method": r.method, "status": r.status, "reason": r.reason,
+            "seed": r.seed, "flops": r.spend.total_flops, "train_flops": r.spend.train_flops, "six_nd": _six_nd(r),
+            "seconds": r.spend.wall_s, "lineage_flops": r.lineage_spend.total_flops, "created": r.created,
+            "peak_bytes": r.spend.peak_bytes,
+        }
+        for r in [*runs.done.values(), *runs.failed.values()]
+    ]  # fmt: skip
+    for row in rows:
+        if row["status"] != "done":
+            # A failed run's spend was not recorded: unknown, not nothing.
+            row |= dict.fromkeys(("flops", "train_flops", "six_nd", "seconds", "lineage_flops"))
+    rows += [
+        {"id": f.id, "name": f.name, "kind": f.kind, "method": f.method, "status": "unfinished", "seed": f.seed}
+        for f in runs.unfinished
+    ]
+    return rows
+
+
+def _six_nd(record: RunRecord) -> float | None:
+    """6 N D in non-embedding parameters, beside the count of what a run trained; None where it trained nothing."""
+    given = number(record.extra.get("six_nd"))
+    if given is not None or not record.spend.train_flops:
+        return given
+    N = number((record.model or {}).get("n_params_non_embedding"))
+    D = number((record.data or {}).get("tokens_seen"))
+    return 6.0 * N * D if N and D else None

@@ -1,0 +1,62 @@
+"""Results to one HTML file: nothing to fetch, nothing that runs but our own script, all text escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from flopwise.report import figures, format
+from flopwise.report.headline import STRATEGIES
+
+TEMPLATES = Path(__file__).parent / "templates"
+RESULTS_FILE = "results.json"
+
+
+def build(runs: str | Path, out: str | Path) -> Path:
+    """Write the report of a folder of runs to `out`, and `results.json` beside it; returns `out`.
+
+    Works on unfinished experiments: a section says what is missing and why.
+
+    Raises:
+        FlopwiseError: there is no such folder, or no run in it.
+        OSError: `out` cannot be written.
+    """
+    from flopwise.records.folder import atomic_write
+    from flopwise.report.collect import collect
+
+    results, out = collect(runs), Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(out.with_name(RESULTS_FILE), json.dumps(results, indent=1) + "\n")
+    atomic_write(out, render(results))
+    return out
+
+
+def render(results: dict[str, Any]) -> str:
+    """The page. Text from models, records and people is hostile: it is escaped wherever it is put, and a
+    policy in the page lets no script run but the one with this hash."""
+    from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=ChainableUndefined,
+    )  # fmt: skip
+    for name in (
+        "flop", "count", "percent", "percent_range", "points", "plain", "with_error", "general", "seconds", "ratio",
+    ):  # fmt: skip
+        environment.filters[name] = getattr(format, name)
+    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html.j2").render(
+        r=results, fig=figures, strategies=STRATEGIES, script=_inline(script), script_hash=digest,
+        style=_inline((TEMPLATES / "style.css").read_text(encoding="utf-8")), nothing=format.NOTHING,
+    )  # fmt: skip
+
+
+def _inline(ours: str) -> Any:
+    """Our own file, put into the page as it is."""
+    from markupsafe import Markup
+
+    return Markup(ours)
