@@ -110,18 +110,26 @@ def peer(folder: Path, tokenizer: Any, prompts: list[str], stop: bool, at_once: 
     return call
 
 
-def measure(contenders: dict[str, Call]) -> dict[str, list[tuple[float, float]]]:
-    """Tokens and FLOPs per second of processor time, by contender and repeat; they take turns."""
+def measure(contenders: dict[str, Call]) -> tuple[dict[str, list[tuple[float, float]]], float]:
+    """Tokens and FLOPs per second of processor time, by contender and repeat; they take turns.
+
+    Beside them the matmul peak, taken in between: the best of all.
+    """
+    from flopwise.flops.hardware import matmul_peak
+
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in contenders}
+    peak = 0.0
     for call in contenders.values():
         call(0)
     for repeat in range(REPEATS):
+        # Small enough to finish within one slice of a busy machine's time.
+        peak = max(peak, matmul_peak(size=256))
         for name, call in contenders.items():
             start = time.process_time()
             tokens, flops = call(repeat + 1)
             seconds = time.process_time() - start
             rates[name].append((tokens / seconds, flops / seconds))
-    return rates
+    return rates, peak
 
 
 def run(checkpoint: Path | None = None) -> list[dict[str, Any]]:
@@ -151,13 +159,10 @@ def run(checkpoint: Path | None = None) -> list[dict[str, Any]]:
 
 
 def _row(folder: Path, model: Any, tokenizer: Any, prompts: list[str], stop: bool) -> dict[str, Any]:
-    from flopwise.flops.hardware import matmul_peak
-
     calls = {"ours": ours(model, tokenizer, prompts, stop)}
     calls |= {str(k): peer(folder, tokenizer, prompts, stop, k) for k in PEER_PROMPTS}
     mean_tokens = calls["ours"](0)[0] / (N_PROMPTS * N_SAMPLES)
-    rates = measure(calls)
-    peak = matmul_peak()
+    rates, peak = measure(calls)
     speed = {name: statistics.median(tokens for tokens, _ in rates[name]) for name in rates}
     best = max((name for name in rates if name != "ours"), key=lambda name: speed[name])
     ratios = [a / b for (a, _), (b, _) in zip(rates["ours"], rates[best], strict=True)]
@@ -177,6 +182,7 @@ def _row(folder: Path, model: Any, tokenizer: Any, prompts: list[str], stop: boo
         "matmul_peak_flop_s": peak,
         "flop_s": flops,
         "share_of_peak": flops / peak,
+        "peer_share_of_peak": flops / peak * speed[best] / speed["ours"],
     }
 
 
