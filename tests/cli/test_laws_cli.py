@@ -31,7 +31,10 @@ def table(tmp_path):
     """A grid of runs without noise, under names of one's own."""
     N, D = (v.ravel() for v in np.meshgrid(np.geomspace(1e7, 1e9, 4), np.geomspace(1e9, 1e11, 4)))
     loss = TRUTH["E"] + TRUTH["A"] * N ** -TRUTH["alpha"] + TRUTH["B"] * D ** -TRUTH["beta"]
-    lines = [f"{n!r},{d!r},{y!r},ok,r{n:.0f}" for n, d, y in zip(N.tolist(), D.tolist(), loss.tolist(), strict=True)]
+    lines = [
+        f"{n!r},{d!r},{y!r},ok,r{n:.0f}"
+        for n, d, y in zip(N.tolist(), D.tolist(), loss.tolist(), strict=True)
+    ]
     path = tmp_path / "runs.csv"
     path.write_text("\n".join(["params,tokens,val_loss,note,run", *lines, "1e9,1e11,99,bad,x"]))
     return path
@@ -51,7 +54,11 @@ def test_from_a_file_to_a_prediction(invoke, table, tmp_path):
     expected = TRUTH["E"] + TRUTH["A"] * 7e9 ** -TRUTH["alpha"] + TRUTH["B"] * 1.4e12 ** -TRUTH["beta"]
     assert made["value"] == pytest.approx(expected, rel=1e-6) and made["extrapolation"] == pytest.approx(14)
     best = json.loads(invoke("predict", out, "C=5.76e23", "--json").stdout)
-    assert 6 * best["N"] * best["D"] == pytest.approx(5.76e23) and set(best["intervals"]) == {"N", "D", "loss"}
+    assert 6 * best["N"] * best["D"] == pytest.approx(5.76e23) and set(best["intervals"]) == {
+        "N",
+        "D",
+        "loss",
+    }
     assert "tokens per parameter" in invoke("predict", out, "C=5.76e23").stdout
     assert "7 times beyond" in invoke("predict", out, "N=7e9", "D=1e11", "--level", "0.8").stdout
 
@@ -94,7 +101,10 @@ def test_the_catalogue(invoke):
         (("fit", "{table}", "--law", "chinchilla"), "--map"),
         (("fit", "{table}", "--law", "chinchilla", "--map", "N=parms"), "did you mean 'params'"),
         (("fit", "{table}", "--law", "chinchilla", "--map", "N"), "NAME=VALUE"),
-        (("fit", "{table}", "--law", "chinchilla", "--map", "N=note,D=tokens,loss=val_loss"), "'ok' in row 1"),
+        (
+            ("fit", "{table}", "--law", "chinchilla", "--map", "N=note,D=tokens,loss=val_loss"),
+            "'ok' in row 1",
+        ),
         (("fit", "{table}", "--law", "chinchilla", *MAP[:3], "note = "), "where"),
         (("fit", "{table}", "--law", "chinchilla", *MAP[:3], "params > 1e99"), "no rows"),
         (("fit", "{table}", "--law", "chinchilla", *MAP[:3], "params < 2e7"), "at least 6 points"),
@@ -143,7 +153,8 @@ class NoTorch:
 sys.meta_path.insert(0, NoTorch())
 import flopwise as fw
 assert not {{"scipy", "numpy", "duckdb", "pandas", "matplotlib"}} & set(sys.modules)
-table = fw.read_table({str(table)!r}, rename=dict(N="params", D="tokens", loss="val_loss"), where="note = 'ok'")
+names = dict(N="params", D="tokens", loss="val_loss")
+table = fw.read_table({str(table)!r}, rename=names, where="note = 'ok'")
 fit = fw.fit("chinchilla", table)
 fit.optimal(1e20)
 fw.compare(["chinchilla", "kaplan"], table)
@@ -157,11 +168,20 @@ print(fit.predict(N=7e9, D=1.4e12).value)
 
 @pytest.mark.parametrize(
     "first",
-    ["import flopwise as fw", "import flopwise.laws, flopwise as fw", "from flopwise.laws import fit; import flopwise as fw",
-     "from flopwise import laws; import flopwise as fw; assert laws is fw.laws", "import flopwise as fw; fw.fit"],
-)  # fmt: skip
+    [
+        "import flopwise as fw",
+        "import flopwise.laws, flopwise as fw",
+        "from flopwise.laws import fit; import flopwise as fw",
+        "from flopwise import laws; import flopwise as fw; assert laws is fw.laws",
+        "import flopwise as fw; fw.fit",
+    ],
+)
 def test_laws_is_package_and_catalogue_in_any_order_of_import(first):
-    code = f"{first}\nnames = [law.name for law in fw.laws()]\nassert 'chinchilla' in names and fw.laws.laws and fw.fit and fw.compare"
-    code += "\nassert [law.regime for law in fw.laws('post-training')] == ['post-training'] * len(fw.laws('post-training'))"
+    code = f"""
+{first}
+assert "chinchilla" in [law.name for law in fw.laws()]
+assert {{law.regime for law in fw.laws("post-training")}} == {{"post-training"}}
+assert fw.laws.laws and fw.fit and fw.backtest and fw.compare
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

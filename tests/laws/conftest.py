@@ -47,7 +47,7 @@ def exact():
 
 @pytest.fixture
 def ladder():
-    """A table like the demo's: four widths, three budgets, the smallest twice; branches of a trunk share noise."""
+    """A table like the demo's: four widths, three budgets, the smallest twice; noise is shared in a trunk."""
 
     def make(seed=0, between=0.003, within=0.001, params=None, law="chinchilla"):
         params = params or {"E": 1.82, "A": 30.8, "B": 3520.0, "alpha": 0.332, "beta": 0.615}

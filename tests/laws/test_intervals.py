@@ -70,7 +70,16 @@ def test_a_file_gives_back_the_fit(ladder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"law": "chinchilla"}', '{"law": 3}', "\x00\xff", '{"law": "chinchilla", "params": []}']
+    "content",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"law": "chinchilla"}',
+        '{"law": 3}',
+        "\x00\xff",
+        '{"law": "chinchilla", "params": []}',
+    ],
 )
 def test_a_file_that_is_no_fit_is_refused(content, tmp_path):
     path = tmp_path / "fit.json"
@@ -90,7 +99,9 @@ def test_misfit_keeps_intervals_from_being_narrower_than_the_trial(ladder):
 def test_one_line_of_n_against_d_is_told(exact):
     N = np.geomspace(1e7, 1e10, 10)
     law = get("chinchilla")
-    loss = law.function({"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}, {"N": N, "D": 20 * N})
+    loss = law.function(
+        {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}, {"N": N, "D": 20 * N}
+    )
     fitted = fit("chinchilla", {"N": N, "D": 20 * N, "loss": loss * (1 + 1e-3 * np.sin(N))})
     assert any("one line" in w for w in fitted.warnings)
 

@@ -60,7 +60,9 @@ def test_coverage_of_repeated_samples(published):
     n, c = table["n"][model], table["c"][model]
     ks = 2.0 ** np.arange(0, 13)
     # pass@k = 1 - C(n - c, k) / C(n, k), as a product over k draws.
-    coverage = [np.mean(1 - np.prod([(n - c - i).clip(0) / (n - i) for i in range(int(k))], axis=0)) for k in ks]
+    coverage = [
+        np.mean(1 - np.prod([(n - c - i).clip(0) / (n - i) for i in range(int(k))], axis=0)) for k in ks
+    ]
     seen = ks <= 256
     fitted = fit("coverage_power", {"k": ks[seen], "coverage": np.array(coverage)[seen]}, loss="squared")
     assert fitted.status == "converged"

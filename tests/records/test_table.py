@@ -1,4 +1,4 @@
-"""Tables of one's own: every kind of file, a folder of runs, a dataframe; bad ones are refused in one line."""
+"""Tables of one's own: files of every kind, a folder of runs, a dataframe; bad ones are refused."""
 
 from __future__ import annotations
 
@@ -138,7 +138,9 @@ class Frame:
 
 @pytest.mark.parametrize("wrap", [dict, Frame])
 def test_mappings_and_frames_are_taken_as_they_are(wrap):
-    table = read_table(wrap({"size": [1, 2, 3], "loss": [3.0, 2.0, 1.0]}), rename={"N": "size"}, where="size > 1")
+    table = read_table(
+        wrap({"size": [1, 2, 3], "loss": [3.0, 2.0, 1.0]}), rename={"N": "size"}, where="size > 1"
+    )
     assert table["N"].tolist() == [2, 3] and table["loss"].tolist() == [2.0, 1.0]
 
 
@@ -156,7 +158,10 @@ def runs(tmp_path):
         folder = store.prepare("pretrain", "cooldown", {"width": width}, seed=width, name=f"w{width}")
         folder.finish(
             {"loss": Metric(value=4 - width / 64, se=0.01, n=10)}, Spend(train_flops=1e9 * width),
-            model={"n_params_total": 200 * width, "n_params_non_embedding": 100 * width, "architecture": {"d_model": width}},
+            model={
+                "n_params_total": 200 * width, "n_params_non_embedding": 100 * width,
+                "architecture": {"d_model": width},
+            },
             data={"tokens_seen": 1_000_000}, extra={"held_out": held_out},
         )  # fmt: skip
     store.prepare("pretrain", "cooldown", {"width": 128}, seed=1).fail("diverged")

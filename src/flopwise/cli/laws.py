@@ -45,7 +45,8 @@ def laws(as_json: Json = False) -> None:
     if as_json:
         rows = [
             {
-                "name": law.name, "regime": law.regime, "formula": law.formula, "variables": list(law.variables),
+                "name": law.name, "regime": law.regime, "formula": law.formula,
+                "variables": list(law.variables),
                 "target": law.target, "parameters": list(law.names), "needs": law.needs, "source": law.source,
                 "status": law.status,
             }
@@ -59,11 +60,12 @@ def laws(as_json: Json = False) -> None:
 
 
 def fit(
-    table: Source, law: Name, mapping: Map = None, where: Where = None, loss: Loss = "log_huber", delta: Delta = 1e-3,
+    table: Source, law: Name, mapping: Map = None, where: Where = None, loss: Loss = "log_huber",
+    delta: Delta = 1e-3,
     cluster: Cluster = None,
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Refits to resampled runs.")] = 0,
     seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option("--out", help="Keep the fit here, for predict and plan.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Keep the fit in this file.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Fit a law to a table, with intervals."""
@@ -125,7 +127,8 @@ def predict(
 
 
 def backtest(
-    table: Source, law: Name, by: By = "C", mapping: Map = None, where: Where = None, loss: Loss = "log_huber",
+    table: Source, law: Name, by: By = "C", mapping: Map = None, where: Where = None,
+    loss: Loss = "log_huber",
     delta: Delta = 1e-3, cluster: Cluster = None, seed: Seed = 0, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Fit a law to all but the largest runs, then see how well it predicts those."""
@@ -143,7 +146,8 @@ def backtest(
 def compare(
     table: Source,
     laws: Annotated[str | None, typer.Option("--laws", help="Names, comma between; all that apply.")] = None,
-    by: By = "C", mapping: Map = None, where: Where = None, cluster: Cluster = None, seed: Seed = 0, as_json: Json = False,
+    by: By = "C", mapping: Map = None, where: Where = None, cluster: Cluster = None, seed: Seed = 0,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Back-test several laws on the largest runs, best first."""
     from flopwise.laws import compare as run

@@ -10,12 +10,15 @@ from types import ModuleType
 from typing import Any
 
 __all__ = [
-    "Backtest", "Choice", "Fit", "Law", "Parameter", "backtest", "choose", "compare", "fit", "get", "laws", "register",
+    "Backtest", "Choice", "Fit", "Law", "Parameter", "backtest", "choose", "compare", "fit", "get", "laws",
+    "register",
 ]  # fmt: skip
 
 _HOMES = {
-    "Law": "law", "Parameter": "law", "get": "law", "laws": "law", "register": "law", "Fit": "result", "fit": "fitting",
-    "Backtest": "choosing", "backtest": "choosing", "choose": "choosing", "compare": "choosing", "Choice": "choosing",
+    "Law": "law", "Parameter": "law", "get": "law", "laws": "law", "register": "law", "Fit": "result",
+    "fit": "fitting",
+    "Backtest": "choosing", "backtest": "choosing", "choose": "choosing", "compare": "choosing",
+    "Choice": "choosing",
 }  # fmt: skip
 
 

@@ -20,7 +20,7 @@ SIMPLER = 0.9
 
 @dataclass(frozen=True)
 class Backtest:
-    """How a law fitted to the smaller runs predicts the largest ones. Errors are relative, per held-out point."""
+    """How a law fitted to the smaller runs predicts the largest. Errors are relative, per held-out point."""
 
     law: str
     held_out: float
@@ -38,7 +38,8 @@ class Backtest:
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         return {
-            "law": self.law, "held_out": self.held_out, "errors": self.errors, "inside": self.inside, "rms": self.rms,
+            "law": self.law, "held_out": self.held_out, "errors": self.errors, "inside": self.inside,
+            "rms": self.rms,
         }  # fmt: skip
 
 
@@ -60,7 +61,8 @@ class Choice:
 
 
 def backtest(
-    law: str | Law, table: Any, hold_out: str = "largest", by: str = "C", cluster: str | None = None, seed: int = 0,
+    law: str | Law, table: Any, hold_out: str = "largest", by: str = "C", cluster: str | None = None,
+    seed: int = 0,
     target: str | None = None, loss: str = "log_huber", delta: float = 1e-3,
 ) -> Backtest:  # fmt: skip
     """Fit without the rows at the largest value of `by`, then predict them.
@@ -96,7 +98,8 @@ def backtest(
 
 
 def choose(
-    table: Any, candidates: Sequence[str], target: str = "loss", cluster: str | None = None, by: str = "N", seed: int = 0,
+    table: Any, candidates: Sequence[str], target: str = "loss", cluster: str | None = None, by: str = "N",
+    seed: int = 0,
 ) -> Choice:  # fmt: skip
     """Choose among forms by back-testing on the largest `by`, then fit the chosen one to everything.
 
@@ -134,7 +137,7 @@ def compare(
     laws: Sequence[str | Law], table: Any, by: str = "C", cluster: str | None = None, seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> list[Backtest]:  # fmt: skip
-    """Back-test every form on the largest `by`; best first. One that cannot be fitted is left out with a warning.
+    """Back-test every form on the largest `by`; best first. One that cannot be fitted: a warning.
 
     Raises:
         FlopwiseError: none can be fitted; the message says why the first cannot.

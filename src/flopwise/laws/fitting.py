@@ -19,24 +19,26 @@ LOSSES = ("log_huber", "squared")
 
 
 def fit(
-    law: str | Law, table: Any, loss: str = "log_huber", delta: float = 1e-3, cluster: str | None = None, seed: int = 0,
-    target: str | None = None, starts: int = 100, bootstrap: int = 0, progress: Callable[[float], None] | None = None,
+    law: str | Law, table: Any, loss: str = "log_huber", delta: float = 1e-3, cluster: str | None = None,
+    seed: int = 0,
+    target: str | None = None, starts: int = 100, bootstrap: int = 0,
+    progress: Callable[[float], None] | None = None,
 ) -> Fit:  # fmt: skip
     """Fit a law to columns of a table.
 
     Args:
-        table: columns by name (a mapping or dataframe), or the path of a file or folder of runs (`read_table`);
-            those named as the law's variables and target are used.
-        loss: "log_huber" (sum over points of Huber's loss with limit `delta`, on the law's scale, which is the
-            logarithm for losses) or "squared" (half the sum of squares on that scale).
+        table: columns by name (a mapping or dataframe), or the path of a file or folder of runs
+            (`read_table`); those named as the law's variables and target are used.
+        loss: "log_huber" (sum over points of Huber's loss with limit `delta`, on the law's scale, which is
+            the logarithm for losses) or "squared" (half the sum of squares on that scale).
         cluster: column of runs whose points share noise (checkpoints and branches of one run).
         starts: random starts for the nonlinear parameters.
         bootstrap: refits to resampled clusters (rows, without `cluster`); intervals are then their quantiles.
         progress: called with the share of bootstrap refits done.
 
     Raises:
-        FlopwiseError: unknown law or loss, a column missing, a value that is no number or out of range, too few
-            points or too few different ones.
+        FlopwiseError: unknown law or loss, a column missing, a value that is no number or out of range, too
+            few points or too few different ones.
     """
     law = get(law)
     if loss not in LOSSES:
@@ -59,7 +61,8 @@ def fit(
     out = Fit(
         law=law.name, params=unpack(law, best.theta), objective=best.cost, loss=loss, n=len(y),
         n_clusters=len(y) if clusters is None else len(np.unique(clusters)), covariance=noise.covariance,
-        scatter=noise.scatter, dof=noise.dof, ranges={name: (float(v.min()), float(v.max())) for name, v in x.items()},
+        scatter=noise.scatter, dof=noise.dof,
+        ranges={name: (float(v.min()), float(v.max())) for name, v in x.items()},
         status="converged",
     )  # fmt: skip
     _diagnose(out, law, x, J, r, ends, noise)
@@ -79,8 +82,10 @@ def _diagnose(
     s = np.linalg.svd(J / np.where(norms > 0, norms, 1.0), compute_uv=False)
     condition = float(s[0] / max(s[-1], 1e-15 * s[0]))
     out.diagnostics = {
-        "gradient": best.gradient, "newton_decrease": best.decrease, "steps": best.steps, "condition": condition,
-        "at_bounds": at_bound, "local_optima": [m.cost for m in ends], "residual_rms": float(np.sqrt((r**2).mean())),
+        "gradient": best.gradient, "newton_decrease": best.decrease, "steps": best.steps,
+        "condition": condition,
+        "at_bounds": at_bound, "local_optima": [m.cost for m in ends],
+        "residual_rms": float(np.sqrt((r**2).mean())),
         "noise_between_clusters": noise.between, "noise_within": noise.within,
     }  # fmt: skip
     out.status = "iteration_limit" if not best.converged else "at_bound" if at_bound else "converged"
@@ -89,24 +94,20 @@ def _diagnose(
         out.status = "not_identified"
         say(reason)
     if not best.converged:
-        say(
-            f"the search stopped before it settled (a further step promises {best.decrease:.1e} of the objective)"
-        )
+        say(f"the search stopped before it settled (one step more promises {best.decrease:.1e} of the rest)")
     if at_bound:
         say(f"at the edge of its range: {', '.join(at_bound)}")
     if line := _on_a_line(x):
         say(
-            f"{' and '.join(line)} lie on one line, so that their terms cannot be told apart: believe the law along "
-            f"that line only, and vary one of them alone"
+            f"{' and '.join(line)} lie on one line, so that their terms cannot be told apart: believe the "
+            f"law along that line only, and vary one of them alone"
         )
     if condition > 1e4:
-        say(
-            f"parameters trade off against each other (condition {condition:.0e}); trust predictions more than them"
-        )
+        say(f"parameters trade off against each other (condition {condition:.0e}); trust predictions more")
     if not noise.seen:
         say(
-            f"{out.n_clusters} runs for a law with {k} parameters: how much runs differ cannot be seen and is left out "
-            f"of the intervals; repeat some with another seed"
+            f"{out.n_clusters} runs for a law with {k} parameters: how much runs differ cannot be seen and "
+            f"is left out of the intervals; repeat some with another seed"
         )
     elif out.n_clusters < 2 * k and out.n_clusters < out.n:
         say(f"{out.n_clusters} independent runs for {k} parameters: intervals lean on the law's form")
@@ -124,8 +125,8 @@ def _bootstrap(
     out.diagnostics["bootstrap"] = {"draws": len(out.samples), "not_converged": failed}
     if out.n_clusters < 10:
         out.warnings.append(
-            f"a bootstrap over {out.n_clusters} independent runs understates what is not known; without it intervals "
-            f"are by Student's t"
+            f"a bootstrap over {out.n_clusters} independent runs understates what is not known; without it "
+            f"intervals are by Student's t"
         )
 
 
@@ -172,8 +173,8 @@ def _enough(law: Law, x: Mapping[str, Array], y: Array) -> None:
     different = np.unique(np.stack(list(x.values())), axis=1).shape[1]
     if different < k:
         raise FlopwiseError(
-            f"fit: {law.name} has {k} parameters, and the {len(y)} rows hold only {different} different ({names}); "
-            f"add runs at other {names}"
+            f"fit: {law.name} has {k} parameters, and the {len(y)} rows hold only {different} different "
+            f"({names}); add runs at other {names}"
         )
     for name, values in x.items():
         if np.ptp(values) == 0:

@@ -1,4 +1,4 @@
-"""What a law is: a named function of observations with its parameters, bounds and source; and the catalogue."""
+"""What a law is: a named function of observations with parameters, bounds and source; and the catalogue."""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ def _before_the_middle(p: Mapping[str, float], ranges: Mapping[str, tuple[float,
     end = ranges["C"][1]
     if end >= p["Cmid"]:
         return ""
-    return f"the curve ends at C = {end:.3g}, before its middle Cmid = {p['Cmid']:.3g}, and does not tell the ceiling A"
+    middle = p["Cmid"]
+    return f"the curve ends at C = {end:.3g}, before its middle Cmid = {middle:.3g}: the ceiling A is unknown"
 
 
 RL_SIGMOID = register(

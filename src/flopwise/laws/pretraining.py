@@ -47,7 +47,8 @@ COUPLED = register(
         terms=lambda p, x: np.stack(
             [np.ones_like(x["N"]), (x["N"] ** -p["alpha"] + p["R"] * x["D"] ** -p["beta"]) ** p["k"]], axis=1
         ),
-        source="Videau 2026 as described by a package; k = 1 is Chinchilla, beta = 1 Kaplan with a floor", status="summary",
+        source="Videau 2026 as described by a package; k = 1 is Chinchilla, beta = 1 Kaplan with a floor",
+        status="summary",
         needs="what chinchilla needs, and several budgets at each size",
     )
 )  # fmt: skip
@@ -66,7 +67,8 @@ BROKEN = register(
         variables=("N", "D"), target="loss",
         parameters=(
             Parameter("E", (0.1, 3.0)), Parameter("A", (1.0, 1e4)), Parameter("B", (1.0, 1e4)),
-            Parameter("alpha", (0.05, 1.2)), Parameter("beta", (0.05, 1.0)), Parameter("D0", (0.2, 5.0), unit="D"),
+            Parameter("alpha", (0.05, 1.2)), Parameter("beta", (0.05, 1.0)),
+            Parameter("D0", (0.2, 5.0), unit="D"),
             Parameter("gamma", (0.01, 1.0)),
         ),
         function=_broken, linear=("E", "A", "B"),
@@ -77,7 +79,8 @@ BROKEN = register(
             ],
             axis=1,
         ),
-        source="break of Caballero et al. 2022, arXiv 2210.14891, eq. 1, put into the data term", status="checked",
+        source="break of Caballero et al. 2022, arXiv 2210.14891, eq. 1, put into the data term",
+        status="checked",
         needs="budgets on both sides of the break; four or more per size",
     )
 )  # fmt: skip
@@ -100,7 +103,9 @@ POWER = register(
     Law(
         name="power", regime="pretraining", formula="L = E + (C0 / C)^a",
         variables=("C",), target="loss",
-        parameters=(Parameter("E", (0.1, 3.0)), Parameter("C0", (1e-6, 1e9), unit="C"), Parameter("a", (0.02, 1.0))),
+        parameters=(
+            Parameter("E", (0.1, 3.0)), Parameter("C0", (1e-6, 1e9), unit="C"), Parameter("a", (0.02, 1.0)),
+        ),
         function=lambda p, x: p["E"] + (p["C0"] / x["C"]) ** p["a"],
         source="Henighan et al. 2020, arXiv 2010.14701, eq. 1.1", status="summary",
         needs="runs on the compute frontier over at least two decades",

@@ -85,7 +85,7 @@ class Fit:
         return float(stdtrit(self.dof, 0.5 + level / 2))
 
     def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
-        """Confidence interval of a parameter: bootstrap quantiles where there are any, else delta method and t."""
+        """Confidence interval of a parameter: bootstrap quantiles if there are any, else by delta and t."""
         law = get(self.law)
         if name not in law.names:
             raise FlopwiseError(
@@ -106,8 +106,8 @@ class Fit:
     def predict(self, level: float = 0.95, **variables: Any) -> Prediction:
         """The law at new values, numbers or arrays.
 
-        The interval is that of a single new run: parameters, scatter, and never less than twice the error that
-        the law made on held-out scale.
+        The interval is that of a single new run: parameters, scatter, and at 95% never less than twice the
+        error that the law made on held-out scale.
 
         Raises:
             FlopwiseError: a variable is missing or not positive, or the law must not be extrapolated.
@@ -133,16 +133,16 @@ class Fit:
         run = t * self.scatter
         misfit = float(ndtri(0.5 + level / 2)) * self.misfit
         ends = [
-            middle - np.maximum(np.hypot(below, run), misfit), middle + np.maximum(np.hypot(above, run), misfit),
+            middle - np.maximum(np.hypot(below, run), misfit),
+            middle + np.maximum(np.hypot(above, run), misfit),
             middle - below, middle + above,
         ]  # fmt: skip
         with np.errstate(over="ignore"):
             back = [np.exp(v) if law.scale == "log" else v for v in (middle, *ends)]
         clipped = [back[0], *(np.clip(v, *law.span) for v in back[1:])]
         scalar = all(np.ndim(v) == 0 for v in variables.values())
-        return Prediction(*(float(v[0]) if scalar else v for v in clipped), extrapolation=beyond)
-
-        return float(norm.ppf(0.5 + level / 2))
+        value, low, high, mean_low, mean_high = (float(v[0]) if scalar else v for v in clipped)
+        return Prediction(value, low, high, mean_low, mean_high, beyond)
 
     def _variables(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The law's variables as arrays of one length, checked."""
@@ -225,7 +225,8 @@ class Fit:
         """All of it, as JSON takes it."""
         return {
             "law": self.law, "formula": get(self.law).formula, "params": self.params,
-            "intervals": {name: list(self.interval(name)) for name in self.params}, "objective": self.objective,
+            "intervals": {name: list(self.interval(name)) for name in self.params},
+            "objective": self.objective,
             "loss": self.loss, "n": self.n, "n_clusters": self.n_clusters, "scatter": self.scatter,
             "misfit": self.misfit, "dof": self.dof, "covariance": self.covariance.tolist(),
             "samples": None if self.samples is None else self.samples.tolist(),
@@ -252,12 +253,15 @@ class Fit:
             k = len(law.names)
             return cls(
                 law=law.name, params={name: float(d["params"][name]) for name in law.names},
-                objective=float(d["objective"]), loss=str(d["loss"]), n=int(d["n"]), n_clusters=int(d["n_clusters"]),
+                objective=float(d["objective"]), loss=str(d["loss"]), n=int(d["n"]),
+                n_clusters=int(d["n_clusters"]),
                 covariance=np.array(d["covariance"], dtype=float).reshape(k, k), scatter=float(d["scatter"]),
-                dof=float(d["dof"]), ranges={v: (float(d["ranges"][v][0]), float(d["ranges"][v][1])) for v in law.variables},
-                status=str(d["status"]), diagnostics=dict(d["diagnostics"]), warnings=[str(w) for w in d["warnings"]],
+                dof=float(d["dof"]),
+                ranges={v: (float(d["ranges"][v][0]), float(d["ranges"][v][1])) for v in law.variables},
+                status=str(d["status"]), diagnostics=dict(d["diagnostics"]),
+                warnings=[str(w) for w in d["warnings"]],
                 misfit=float(d.get("misfit") or 0.0),
-                samples=None if d.get("samples") is None else np.array(d["samples"], dtype=float).reshape(-1, k),
+                samples=np.array(d["samples"], dtype=float).reshape(-1, k) if d.get("samples") else None,
             )  # fmt: skip
         except FileNotFoundError:
             raise FlopwiseError(

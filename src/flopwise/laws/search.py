@@ -1,8 +1,9 @@
 """The minimum of a law's misfit over its parameters: many rough starts, few descents, one converged end.
 
 Positive parameters are searched as logarithms. A step solves the damped normal equations (Levenberg and
-Marquardt); far from the end with Huber weights, which cannot overshoot, near it with the true Hessian, without
-which a loss that is nearly absolute deviations creeps. Parameters at a bound with the slope outwards stay there.
+Marquardt); far from the end with Huber weights, which cannot overshoot, near it with the true Hessian,
+without which a loss that is nearly absolute deviations creeps. Parameters at a bound with the slope outwards
+stay there.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from flopwise.laws.law import Array, Law, Parameter
 STEP = 1e-5
 """Of central differences, in logarithms of parameters: errors of 1e-10 of the derivative."""
 _BELOW, _ABOVE = 12.0, 35.0
-"""How far outside its starting range (e to this power) an unbounded positive parameter may go: a floor of zero
-is a finding, not a place to get lost in."""
+"""How far outside its starting range (e to this power) an unbounded positive parameter may go: a floor of
+zero is a finding, not a place to get lost in."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Minimum:
-    """Where a descent ended. `decrease`: how much lower a further Newton step promises, relative to the cost."""
+    """Where a descent ended. `decrease`: what a further Newton step promises, relative to the cost."""
 
     theta: Array
     cost: float
@@ -70,7 +71,7 @@ class Minimum:
 
 
 def minimise(problem: Problem, n_starts: int, seed: int) -> list[Minimum]:
-    """The best few minima, best first: random starts are screened, the best walked down, the best few finished."""
+    """Up to four minima, best first: random starts are screened, the best walked down, the last finished."""
     lower, upper = problem.bounds()
     starts = [np.clip(s, lower, upper) for s in _starts(problem, n_starts, seed)]
     starts.sort(key=lambda theta: problem.cost(problem.residuals(theta)))

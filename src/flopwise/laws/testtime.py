@@ -14,7 +14,8 @@ COVERAGE_POWER = register(
         variables=("k",), target="coverage",
         parameters=(Parameter("a", (0.01, 10.0)), Parameter("b", (0.05, 2.0))),
         function=lambda p, x: np.exp(-p["a"] * x["k"] ** -p["b"]),
-        source="Brown et al. 2024 (Large Language Monkeys), arXiv 2407.21787, section 3", status="summary", scale="plain",
+        source="Brown et al. 2024 (Large Language Monkeys), arXiv 2407.21787, section 3", status="summary",
+        scale="plain",
         span=(0.0, 1.0), needs="pass@k at four or more k",
     )
 )  # fmt: skip
@@ -32,7 +33,8 @@ def _beta_binomial(p: Mapping[str, float], x: Columns) -> np.ndarray:
 TRAIN_TO_TEST = register(
     Law(
         name="train_to_test", regime="test-time",
-        formula="pass@k = 1 - B(a, b + k) / B(a, b), a = m v, b = (1 - m) v, m = sigmoid(t1 - t2 L), v = exp(t3 - t4 L)",
+        formula="pass@k = 1 - B(a, b + k) / B(a, b), a = m v, b = (1 - m) v, "
+        "m = sigmoid(t1 - t2 L), v = exp(t3 - t4 L)",
         variables=("loss", "k"), target="coverage",
         parameters=(
             Parameter("t1", (-5.0, 15.0), log=False, bounds=(-60.0, 60.0)),
@@ -41,7 +43,9 @@ TRAIN_TO_TEST = register(
             Parameter("t4", (-2.0, 2.0), log=False, bounds=(-30.0, 30.0)),
         ),
         function=_beta_binomial,
-        source="Roberts et al. 2026 (Train-to-Test), arXiv 2604.01411, accuracy form", status="summary", scale="plain",
-        span=(0.0, 1.0), needs="pass@k at several k for several pretrained models, and each one's loss (measured or predicted)",
+        source="Roberts et al. 2026 (Train-to-Test), arXiv 2604.01411, accuracy form", status="summary",
+        scale="plain",
+        span=(0.0, 1.0),
+        needs="pass@k at several k of several pretrained models, and the loss of each, measured or predicted",
     )
 )  # fmt: skip

@@ -36,7 +36,7 @@ class Spread:
 
 
 def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
-    """Split residuals `r` [n] of a fit with derivatives `J` [n, k] into noise between and within `clusters` [n]."""
+    """Noise between and within `clusters` [n], from residuals `r` [n] and derivatives `J` [n, k] of a fit."""
     n, k = J.shape
     inverse = _inverse(J)
     rss = float(r @ r)
@@ -45,7 +45,7 @@ def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
         covariance = pooled * efficiency(delta, np.sqrt(pooled)) * inverse
         return Spread(covariance, 0.0, float(np.sqrt(pooled)), float(n - k), True)
     Z = (clusters[:, None] == np.unique(clusters)).astype(float)
-    # Directions in which clusters differ and the law is stiff; those it can nearly follow say nothing of the noise.
+    # Directions in which clusters differ and the law is stiff; those it can follow say nothing of the noise.
     basis = _basis(J)
     u, size, _ = np.linalg.svd(Z - basis @ (basis.T @ Z), full_matrices=False)
     stiff = size**2 > 0.1 * Z.sum(axis=0).max()
@@ -67,7 +67,7 @@ def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
 
 
 def efficiency(delta: float, sigma: float) -> float:
-    """Variance of a Huber estimate over that of least squares under normal noise: 1 for wide limits, pi/2 for none.
+    """Variance of a Huber estimate over that of least squares under normal noise, from 1 to pi / 2.
 
     >>> round(efficiency(1e-9, 1.0), 3), round(efficiency(1.345, 1.0), 3), efficiency(float("inf"), 1.0)
     (1.571, 1.053, 1.0)
@@ -86,9 +86,10 @@ def bootstrap(
     problem: Problem, theta: Array, clusters: Array | None, n: int, seed: int,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[Array, int]:  # fmt: skip
-    """Parameters [m, k] refitted to `n` resamples of whole clusters, and how many did not converge (left out).
+    """Parameters [m, k] refitted to `n` resamples of whole clusters, and how many did not converge.
 
-    Each starts from the fit `theta`. A resample with too few different points for the law is drawn again.
+    Each starts from the fit `theta`. A resample with too few different points for the law is drawn again;
+    refits that did not converge are left out.
     """
     rng = np.random.default_rng(seed)
     labels = np.arange(len(problem.y)) if clusters is None else np.unique(clusters, return_inverse=True)[1]

@@ -148,7 +148,7 @@ def _filtered(table: Table, where: str) -> Table:
 
 
 def _select(db: Any, where: str | None) -> Table:
-    """The columns of `source`, closed to files, network and Python's variables before `where` is looked at."""
+    """The columns of `source`; files, network and Python's variables are closed before `where` is read."""
     import duckdb
 
     try:
@@ -169,9 +169,10 @@ def _plain(values: Any) -> np.ndarray:
     """Without a mask: absent numbers are NaN, absent texts None."""
     if not isinstance(values, np.ma.MaskedArray):
         return np.asarray(values)
-    if values.dtype.kind in "iufb":
-        return values.astype(float).filled(np.nan)
-    return np.where(np.ma.getmaskarray(values), None, np.asarray(values.data, dtype=object))
+    number = values.dtype.kind in "iufb"
+    out = np.array(values.data, dtype=float if number else object)
+    out[np.ma.getmaskarray(values)] = np.nan if number else None
+    return out
 
 
 def _runs(root: Path, held_out: bool) -> Table:
