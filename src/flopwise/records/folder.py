@@ -133,7 +133,7 @@ class RunFolder:
         record = RunRecord(
             id=self.id, name=self.name, kind=self.kind, method=self.method, parents=self.parents,
             roles=self.roles, references=self.references, seed=self.seed, versions=versions(),
-            created=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="seconds"), **fields,
+            created=datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds"), **fields,
         )  # fmt: skip
         atomic_write(self.path / RECORD_FILE, record.model_dump_json(indent=1) + "\n")
         return record

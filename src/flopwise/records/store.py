@@ -102,7 +102,8 @@ class RunStore:
         """
         if run.isalnum() and (self.root / run / SPEC_FILE).is_file():
             return RunFolder(self.root / run)
-        found = [r for r in self.records() if r.id.startswith(run) or r.name == run]
+        records = self.records()
+        found = [r for r in records if r.name == run] or [r for r in records if run and r.id.startswith(run)]
         if len(found) != 1:
             what = f"matches {len(found)} runs" if found else "matches no run"
             raise FlopwiseError(f"run {run!r:.80} {what} in {self.root}; see `flopwise runs {self.root}`")

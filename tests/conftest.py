@@ -1,0 +1,70 @@
+"""The shortened demo: every step of the shipped recipe with everything small, run once and shared."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+import pytest
+
+TINY = [
+    "name=tiny",
+    "data.corpora=[stdlib]",
+    "data.max_chars=150000",
+    "data.vocab_size=300",
+    "data.heldout_fraction=0.1",
+    "data.task=countdown-small",
+    "data.demonstrations=1000",
+    "data.rl_problems=300",
+    "data.val_problems=64",
+    "data.test_problems=64",
+    "ladder.widths=[16,32,48]",
+    "ladder.budgets=[10000,20000,40000]",
+    "ladder.held_out={width: 64, tokens: 40000}",
+    "ladder.extra_seeds={16: 1}",
+    "ladder.batch_size=4",
+    "ladder.seq_len=80",
+    "ladder.warmup_steps=5",
+    "ladder.mixture={text: 0.25, task: 0.75}",
+    "ladder.heldout_tokens=4096",
+    "posttrain.base={width: 48, tokens: 20000}",
+    "posttrain.more_pretraining={width: 48, tokens: 40000}",
+    "posttrain.student={width: 16, tokens: 40000}",
+    "posttrain.val_problems=32",
+    "posttrain.sft={steps: 350, batch_size: 16, rate_factor: 1.0, curve_points: 2}",
+    "posttrain.rejection={rounds: 2, problems: 100, n: 8, keep_per_problem: 2, steps: 10, batch_size: 16,"
+    " rate_factor: 0.2, curve_points: 1}",
+    "posttrain.grpo={steps: 6, problems_per_step: 16, group_size: 8, max_tokens: 24, rate_factor: 0.05,"
+    " curve_points: 2}",
+    "posttrain.distill={problems: 100, n: 4, keep_per_problem: 2, steps: 10, batch_size: 16,"
+    " rate_factor: 0.5, curve_points: 1}",
+    "posttrain.reward={problems: 100, test_problems: 60, n: 8, steps: 10, batch_size: 16, rate_factor: 0.3}",
+    "testtime.problems=48",
+    "testtime.n=16",
+    "testtime.fit_up_to=8",
+    "testtime.light_n=4",
+    "testtime.shown_problems=2",
+    "testtime.max_tokens=24",
+]
+"""Overrides of the `demo` recipe: about 40 seconds of one core through every step."""
+
+
+@pytest.fixture(scope="session")
+def tiny_overrides() -> list[str]:
+    """The overrides, for tests that start the demo themselves."""
+    return list(TINY)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished shortened demo. Only read it: all tests share it, across the processes of pytest-xdist too."""
+    from flopwise.launch import run
+
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with open(root / "tiny.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        summary = run("demo", root / "tiny", TINY, workers=2, quiet=True)
+    assert not summary.failed, summary.failed
+    return root / "tiny"

@@ -1,0 +1,99 @@
+"""Recipes: every mistake a person can make is one line that says where and what next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flopwise.errors import FlopwiseError
+from flopwise.launch.expand import expand
+from flopwise.launch.recipe import SHIPPED, load
+from flopwise.launch.scheduler import step_ids
+
+DEMO = (SHIPPED / "demo.yaml").read_text()
+
+
+def refusal(path: Path, overrides: list[str] | None = None) -> str:
+    with pytest.raises(FlopwiseError) as caught:
+        step_ids(expand(load(path, overrides)))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_the_shipped_recipes_load_and_expand_to_a_graph() -> None:
+    for path in SHIPPED.glob("*.yaml"):
+        steps = expand(load(path))
+        ids = step_ids(steps)
+        assert len(set(ids.values())) == len(steps) > 20
+        assert all(s.seconds > 0 and s.flops >= 0 for s in steps)
+        assert load(path.stem) == load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: [1,\n  b: {", "line 2: not valid YAML"),
+        ("name: a\nseed: 0\nname: b\n", "line 3: not valid YAML (key 'name' stands twice)"),
+        ("name: 2024-99-99", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
+        ("[1, 2]", "holds list, must be a mapping"),
+        ("", "holds NoneType, must be a mapping"),
+        ("name: \x00", "not valid YAML"),
+        ("name: x", "data is missing"),
+        (DEMO.replace("widths:", "widhts:"), "unknown key 'ladder.widhts'; did you mean 'widths'?"),
+        (DEMO.replace("depth: 2", "depth: two"), "ladder.depth is 'two': Input should be a valid integer"),
+        (
+            DEMO.replace("depth: 2", "depth: 0"),
+            "ladder.depth is '0': Input should be greater than or equal to 1",
+        ),
+        (DEMO.replace("seed: 0", "seed: -1"), "seed is '-1'"),
+    ],
+)
+def test_a_malformed_recipe(text: str, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    message = refusal(path)
+    assert says in message and str(path) in message
+
+
+def test_a_recipe_that_cannot_be_found_or_read(tmp_path: Path) -> None:
+    assert "neither a file nor a shipped recipe (demo" in refusal(tmp_path / "none.yaml")
+    assert "neither a file nor a shipped recipe" in refusal(tmp_path)
+    binary = tmp_path / "binary.yaml"
+    binary.write_bytes(b"\xff\xfe\x00")
+    assert "cannot be read (UnicodeDecodeError)" in refusal(binary)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("ladder", "--set 'ladder': write it as key.key=value"),
+        ("=3", "write it as key.key=value"),
+        ("ladder.depth.x=3", "depth is not a section"),
+        ("ladder.depth=[1", "the value is not valid YAML"),
+        ("ladder.depth=2024-99-99", "the value is not valid YAML"),
+        ("ladder.dept=3", "unknown key 'ladder.dept'; did you mean 'depth'?"),
+        ("posttrain.sft.stepz=3", "unknown key 'posttrain.sft.stepz'; did you mean 'steps'?"),
+        ("zzz=3", "known keys: data, ladder"),
+        ("ladder=null", "ladder is 'None'"),
+        ("data.corpora=[]", "data.corpora is '[]'"),
+        ("ladder.held_out.width=64", "held_out.width is 64, must be above the ladder's largest, 96"),
+        ("posttrain.base.width=33", "posttrain.base asks for width 33"),
+        ("ladder.seq_len=64", "ladder.seq_len is 64, must be at least 80"),
+        ("ladder.budgets=[1000, 2000]", "too short to branch"),
+        ("ladder.widths=[32, 48, 64, 64, 96]", "two are named"),
+    ],
+)
+def test_a_wrong_override(override: str, says: str) -> None:
+    assert says in refusal(SHIPPED / "demo.yaml", [override])
+
+
+def test_overrides_reach_their_key(tmp_path: Path) -> None:
+    recipe = load("demo", ["ladder.depth=3", "posttrain.sft.steps=7", "name='a: b'"])
+    assert (recipe.ladder.depth, recipe.posttrain.sft.steps, recipe.name) == (3, 7, "a: b")
+    copy = tmp_path / "copy.yaml"
+    copy.write_text(yaml.safe_dump(yaml.safe_load(DEMO)))
+    assert load(copy) == load("demo")
