@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 
-.PHONY: demo test lint bench docs clean setup setup-dev
+.PHONY: demo test lint bench docs clean setup setup-dev setup-bench
 
 demo: setup            ## the three laws, end to end, in about ten minutes on two cores
 	$(BIN)/flopwise demo $(ARGS)
@@ -19,7 +19,7 @@ lint: setup-dev        ## style and types
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
 
-bench: setup-dev       ## side-by-side measurements against what a user would pick instead
+bench: setup-bench       ## side-by-side measurements against what a user would pick instead
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 docs: setup-dev        ## regenerate the pages that are made from the code
@@ -27,6 +27,7 @@ docs: setup-dev        ## regenerate the pages that are made from the code
 
 setup: $(VENV)/.ready
 setup-dev: $(VENV)/.ready-dev
+setup-bench: $(VENV)/.ready-bench
 
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "flopwise needs Python 3.11 or newer, this is %s: set PYTHON=..." % sys.version.split()[0])'
@@ -37,6 +38,10 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 
 $(VENV)/.ready-dev: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	@touch $@
+
+$(VENV)/.ready-bench: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,bench]'
 	@touch $@
 
 clean:                 ## the environment and caches, never runs/

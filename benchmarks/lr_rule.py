@@ -1,4 +1,4 @@
-"""Does one base rate of Muon fit every width? `python -m benchmarks.lr_rule --out DIR [--tokens N] [--seeds S]`.
+"""Does one base rate of Muon fit every width? `python -m benchmarks.lr_rule --out DIR`.
 
 Sweeps the base rate over factors of 2 around the recipe's, at each width, on the demo's data, mixture and
 schedule with the other rates left alone, and prints held-out loss by width and rate. Points are kept in

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.run [NAME ...] [--save]`: each benchmark in a process of its own, one table at the end."""
+"""`python -m benchmarks.run [NAME ...] [--save]`: each benchmark in a process of its own, then a table."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def save(name: str, rows: list[dict[str, Any]]) -> Path:
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     content = {
-        "date": datetime.now(UTC).date().isoformat(), "machine": describe(), "versions": versions(), "rows": rows,
+        "date": datetime.now(UTC).date().isoformat(), "machine": describe(), "versions": versions(),
+        "rows": rows,
     }  # fmt: skip
     atomic_write(path, json.dumps(content, indent=1) + "\n")
     return path

@@ -1,13 +1,13 @@
-"""Tokens per second of training: `flopwise.train` against `transformers.Trainer`, in one process, interleaved.
+"""Tokens per second of training: our loop against `transformers.Trainer`, in one process, interleaved.
 
 Both start from one checkpoint and see the same rows of 128 tokens, 16 to a batch, in float32 on one thread,
 with gradient clipping at 1 and a constant rate. Trainer runs as a careful user would set it up: its default
 fused AdamW, SDPA, no evaluation, no checkpoints, no reporters, no progress bar. Our loop keeps its own
 checkpoints, logs and ledger.
 
-Two rows per width, because the optimiser differs: the loop as it runs in recipes (Muon on the hidden matrices),
-and the loop with the peer's own AdamW, which shows the loop and the model alone. Counted is processor time,
-from the end of one step to the end of another, so neither pays for its start-up.
+Two rows per width, because the optimiser differs: the loop as it runs in recipes (Muon on the hidden
+matrices), and the loop with the peer's own AdamW, which shows the loop and the model alone. Counted is
+processor time, from the end of one step to the end of another, so neither pays for its start-up.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Clock:
 
 
 def make_rows() -> Any:
-    """Token rows [STEPS * BATCH, SEQ_LEN + 1] that both train on; their content does not matter to the time."""
+    """Token rows [STEPS * BATCH, SEQ_LEN + 1] for both; their content does not matter to the time."""
     import torch
 
     return torch.randint(VOCAB, (STEPS * BATCH, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
@@ -119,7 +119,8 @@ def ours(checkpoint: Path, rows: Any, make_optimiser: Callable[[Any], Any]) -> T
 
         with tempfile.TemporaryDirectory() as folder:
             train(
-                model, make_optimiser(model), next_batch, cross_entropy, lambda step: 0.1, Folder(Path(folder)),
+                model, make_optimiser(model), next_batch, cross_entropy, lambda step: 0.1,
+                Folder(Path(folder)),
                 first_step=0, last_step=STEPS, progress=lambda fraction: clock.tick(),
             )  # fmt: skip
             return clock.rate()
@@ -155,7 +156,8 @@ def peer(checkpoint: Path, rows: Any) -> Turn:
         with tempfile.TemporaryDirectory() as folder:
             arguments = TrainingArguments(
                 folder, max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=1e-4,
-                lr_scheduler_type="constant", save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
+                lr_scheduler_type="constant", save_strategy="no", report_to=[], use_cpu=True,
+                disable_tqdm=True,
             )  # fmt: skip
             model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
             trainer = Trainer(model, arguments, train_dataset=Rows(), callbacks=[Ticks(clock)])
@@ -238,8 +240,8 @@ def _rows(width: int) -> list[dict[str, Any]]:
                 "ratio_low": min(ratios),
                 "ratio_high": max(ratios),
                 "peer_name": "transformers Trainer (AdamW)",
-                "setup": f"width {width}, depth {DEPTH}, vocabulary {VOCAB}, {params:,} parameters; batches of "
-                f"{BATCH} x {SEQ_LEN} tokens, float32, one thread",
+                "setup": f"width {width}, depth {DEPTH}, vocabulary {VOCAB}, {params:,} parameters; batches "
+                f"of {BATCH} x {SEQ_LEN} tokens, float32, one thread",
                 "matmul_peak_flop_s": peak,
                 "share_of_peak": flops * speed[name] / peak,
                 "peer_share_of_peak": flops * speed["peer"] / peak,

@@ -1,9 +1,10 @@
 """Parameters, FLOPs and bytes of a decoder transformer, per module.
 
-B batch, T sequence, d width, H query heads, K key-value heads, D head width, F feed-forward width, V vocabulary.
-A multiply-add is 2 FLOPs. Counted: every matrix product, attention scores included. Not counted: norms,
-activations, rotary turns, softmax, the embedding look-up: all O(d) per token, under 1% of the products.
-Scores are counted dense, T x T, as kernels without causal skipping execute them and PyTorch's counter reports.
+B batch, T sequence, d width, H query heads, K key-value heads, D head width, F feed-forward width,
+V vocabulary. A multiply-add is 2 FLOPs. Counted: every matrix product, attention scores included. Not
+counted: norms, activations, rotary turns, softmax, the embedding look-up: all O(d) per token, under 1% of
+the products. Scores are counted dense, T x T, as PyTorch's counter reports them; kernels skip some of what
+the causal mask hides.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class FlopCount:
 def count_params(cfg: ModelConfig) -> ParamCount:
     """Parameters of the model.
 
-    >>> c = count_params(ModelConfig(vocab_size=512, d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, d_ff=176))
+    >>> c = count_params(ModelConfig.from_width(64, depth=2, vocab_size=512))
     >>> c.non_embedding, c.embedding, c.total
     (92480, 65536, 158016)
     """
@@ -78,7 +79,7 @@ def count_params(cfg: ModelConfig) -> ParamCount:
 
 
 def _body(cfg: ModelConfig, tokens: float, pairs: float, logits: float) -> FlopCount:
-    """FLOPs of `tokens` through all layers, `pairs` query-key pairs per head, the head on `logits` positions."""
+    """FLOPs of `tokens` through all layers, `pairs` query-key pairs per head, `logits` rows of the output."""
     d, hd = cfg.d_model, cfg.head_dim
     return FlopCount(
         attention=2 * tokens * cfg.n_layers * (2 * d * cfg.n_heads * hd + 2 * d * cfg.n_kv_heads * hd),
@@ -91,7 +92,8 @@ def _body(cfg: ModelConfig, tokens: float, pairs: float, logits: float) -> FlopC
 def forward_flops(
     cfg: ModelConfig, seq_len: int, batch: float = 1, n_logits: float | None = None
 ) -> FlopCount:
-    """One forward pass of `batch` sequences; the head is applied to `n_logits` positions of each (on average; default all)."""
+    """One forward pass of `batch` sequences; the head is applied to `n_logits` positions of each on average
+    (default: all)."""
     logits = seq_len if n_logits is None else n_logits
     return _body(cfg, batch * seq_len, batch * seq_len * seq_len, batch * logits)
 

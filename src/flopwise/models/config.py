@@ -35,7 +35,7 @@ class ModelConfig:
                 raise FlopwiseError(f"model: {name} is {value!r}, must be a whole number of at least 1")
         if self.head_dim_override is None and self.d_model % self.n_heads:
             raise FlopwiseError(
-                f"model: d_model {self.d_model} is not a multiple of n_heads {self.n_heads}; change one of them"
+                f"model: d_model {self.d_model} is not a multiple of n_heads {self.n_heads}; change one"
             )
         if self.n_heads % self.n_kv_heads:
             raise FlopwiseError(

@@ -1,4 +1,4 @@
-"""Hugging Face layout in and out: `config.json`, `model.safetensors`, tokenizer files. Nothing is unpickled."""
+"""Hugging Face layout in and out: `config.json`, `model.safetensors`, tokenizer. Nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def state_to_hf(model: Transformer) -> dict[str, Tensor]:
         q, k, v = block.attn.qkv.weight.split([cfg.n_heads * cfg.head_dim, kv, kv])
         gate, up = block.mlp.gate_up.weight.chunk(2)
         parts = {
-            "self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v, "self_attn.o_proj": block.attn.out.weight,
+            "self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
+            "self_attn.o_proj": block.attn.out.weight,
             "mlp.gate_proj": gate, "mlp.up_proj": up, "mlp.down_proj": block.mlp.down.weight,
             "input_layernorm": block.attn_norm.weight, "post_attention_layernorm": block.mlp_norm.weight,
         }  # fmt: skip
@@ -45,7 +46,7 @@ def state_to_hf(model: Transformer) -> dict[str, Tensor]:
 
 
 def state_from_hf(cfg: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `state_to_hf`, for `Transformer.load_state_dict` (KeyError where a tensor is missing)."""
+    """The inverse of `state_to_hf`, for `Transformer.load_state_dict` (KeyError: a tensor is missing)."""
     out = {"embed.weight": tensors["model.embed_tokens.weight"], "norm.weight": tensors["model.norm.weight"]}
     for i in range(cfg.n_layers):
 
@@ -74,7 +75,7 @@ def save(model: Transformer, folder: Path, tokenizer: SavesItself | None = None)
     folder.mkdir(parents=True, exist_ok=True)
     config = model.cfg.to_hf("LlamaForSequenceClassification" if model.n_scores else "LlamaForCausalLM")
     if model.n_scores:
-        # Without labels and a padding id the sequence classifier of `transformers` cannot find the last token.
+        # Without a padding id the sequence classifier of `transformers` cannot find the last token.
         config |= {
             "id2label": {str(i): f"SCORE_{i}" for i in range(model.n_scores)},
             "num_labels": model.n_scores,
@@ -95,7 +96,8 @@ def load(folder: Path) -> Transformer:
     """Read a Llama-family folder, sharded or not.
 
     Raises:
-        FlopwiseError: a file is missing or damaged, the family is not supported, or shapes disagree with the config.
+        FlopwiseError: a file is missing or damaged, the family is not supported, or shapes disagree with
+            the config.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

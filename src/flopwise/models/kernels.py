@@ -1,9 +1,9 @@
-"""The four pieces of a transformer whose stock kernels waste most of a small model's step, with their gradients.
+"""Four pieces of a transformer whose stock kernels waste much of a small model's step, with their gradients.
 
-At widths of 32 to 128 the matrix products are a third of the time, the rest is passes over memory, kernel
-calls, and products with a side of 8 that BLAS does badly. Each function here is one node of the autograd
-graph with its gradient written out (once differentiable), which saves temporaries, zero-filled gradients of
-slices and repeated exponentials. `benchmarks/training.py` measures what it gives.
+At widths of 32 to 64 the matrix products are a quarter to a half of the time, the rest is passes over memory,
+kernel calls, and products with a side of 8 that BLAS does badly. Each function here is one node of the
+autograd graph with its gradient written out (once differentiable), which saves temporaries, zero-filled
+gradients of slices and repeated exponentials. `benchmarks/training.py` measures the whole.
 """
 
 from __future__ import annotations
@@ -68,15 +68,15 @@ def swiglu(x: Tensor) -> Tensor:
 
 
 SPAN = 32
-"""Queries attended together: keys after a span's last query are hidden by the causal mask, so they are left out."""
+"""Queries attended together. The causal mask hides keys after a span's last query, so they are left out."""
 
 
 @dataclass(frozen=True)
 class Positions:
     """What attention needs that depends on the length T alone; made once per forward pass.
 
-    Cosines and sines for queries [D, T * G], divided by sqrt(D), and for keys [D, T], where G query heads share a
-    key head; `mask` [SPAN * G, SPAN] hides the keys that come after a query.
+    Cosines and sines for queries [D, T * G], divided by sqrt(D), and for keys [D, T], where G query heads
+    share a key head; `mask` [SPAN * G, SPAN] hides the keys that come after a query.
     """
 
     q_cos: Tensor
@@ -117,7 +117,7 @@ class _Attention(Function):
         H, K, D = n_heads, n_kv_heads, width // (n_heads + 2 * n_kv_heads)
         G = H // K
         heads = qkv.view(B, T, H + 2 * K, D)
-        # All of [batch * kv heads, D, positions]; a query's position has G columns, one per head of the group.
+        # All of [batch * kv heads, D, positions]; a query's position has G columns, one per head.
         q = heads[:, :, :H].view(B, T, K, G, D).permute(0, 2, 4, 1, 3).reshape(B * K, D, T * G)
         k = heads[:, :, H : H + K].permute(0, 2, 3, 1).reshape(B * K, D, T)
         v = heads[:, :, H + K :].permute(0, 2, 3, 1).reshape(B * K, D, T)
@@ -190,5 +190,8 @@ class _TokenLogprobs(Function):
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """log softmax(hidden [N, d] @ weight [V, d].T)[targets [N]], in nats: [N], without a second [N, V] for the loss."""
+    """log softmax(hidden [N, d] @ weight [V, d].T) at targets [N], in nats: [N].
+
+    One [N, V] buffer serves values and gradient, so a graph through it can be walked back once only.
+    """
     return _TokenLogprobs.apply(hidden, weight, targets[:, None])[:, 0]

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from flopwise.errors import FlopwiseError
 from flopwise.models import kernels
 from flopwise.models.config import ModelConfig
 from flopwise.models.kernels import Positions
@@ -23,12 +24,6 @@ def rope_tables(cfg: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
     angles = torch.outer(torch.arange(length, dtype=torch.float32), cfg.rope_theta**-half)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
-
-
-def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn x [..., T, head_dim] by its positions; cos and sin broadcast against it."""
-    a, b = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-b, a], dim=-1) * sin
 
 
 class RMSNorm(nn.Module):
@@ -110,11 +105,11 @@ class Transformer(nn.Module):
 
     def hidden(self, ids: Tensor) -> Tensor:
         """ids [B, T] -> normalised last hidden states [B, T, d_model]."""
-        T = ids.shape[1]
-        if T > self.cfg.max_seq_len:
-            raise ValueError(f"{T} tokens do not fit the model's context of {self.cfg.max_seq_len}")
+        length, limit = ids.shape[1], self.cfg.max_seq_len
+        if length > limit:
+            raise FlopwiseError(f"model: {length} tokens do not fit its context of {limit}; cut the sequence")
         x = self.embed(ids).flatten(0, 1)
-        at = Positions.of(self.cos[:T], self.sin[:T], self.cfg.n_heads, self.cfg.n_kv_heads)
+        at = Positions.of(self.cos[:length], self.sin[:length], self.cfg.n_heads, self.cfg.n_kv_heads)
         for block in self.blocks:
             x = block(x, at)
         return self.norm(x).view(*ids.shape, -1)

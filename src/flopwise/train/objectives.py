@@ -52,7 +52,7 @@ def cross_entropy(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, f
 
 
 def token_logprobs(model: Transformer, batch: Batch) -> Tensor:
-    """log p(target) [B, T] under the model, in nats; where the weight is 0 the head is left out and this is 0."""
+    """log p(target) [B, T] under the model, in nats; 0 where the weight is 0: no head is applied there."""
     assert batch.targets is not None
     hidden, targets = model.hidden(batch.ids).flatten(0, 1), batch.targets.flatten()
     if batch.weights is None:

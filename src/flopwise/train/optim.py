@@ -72,8 +72,8 @@ class Optimiser:
         self.rates = rates
         self.model = model
         cfg = model.cfg
-        parts: list[Tensor] = []
-        self.matrices: list[nn.Parameter] = []
+        parts: list[tuple[Tensor, Tensor]] = []
+        self.matrices: list[Tensor] = []
         kv = cfg.n_kv_heads * cfg.head_dim
         for block in model.blocks:
             assert isinstance(block, Block)
@@ -90,9 +90,9 @@ class Optimiser:
         # Parts are views of weight and gradient. Tall and wide matrices of one shape share a stack.
         self.stacks: dict[tuple[int, int], list[tuple[Tensor, Tensor, bool]]] = {}
         for weight, grad in parts:
-            rows, cols = weight.shape
-            flip = rows > cols
-            self.stacks.setdefault((min(rows, cols), max(rows, cols)), []).append((weight, grad, flip))
+            short, long = sorted(weight.shape)
+            flip = weight.shape[0] == long > short
+            self.stacks.setdefault((short, long), []).append((weight, grad, flip))
         self.momentum = {shape: torch.zeros(len(entries), *shape) for shape, entries in self.stacks.items()}
         hidden = {id(p) for p in self.matrices}
         head_lr = rates.head * REFERENCE_WIDTH / cfg.d_model
@@ -110,7 +110,7 @@ class Optimiser:
 
     def zero_grad(self) -> None:
         """Clear gradients; the matrices' gradients keep their memory, which the stacks view."""
-        torch._foreach_zero_([p.grad for p in self.matrices])
+        torch._foreach_zero_([p.grad for p in self.matrices if p.grad is not None])
         self.adam.zero_grad(set_to_none=True)
 
     @torch.no_grad()
