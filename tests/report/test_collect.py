@@ -13,13 +13,8 @@ import pytest
 
 from flopwise.errors import FlopwiseError
 from flopwise.report.collect import collect
-from flopwise.report.law2 import paired
-from flopwise.report.runs import clean
-
-
-@pytest.fixture(scope="module")
-def results(experiment: Any) -> dict[str, Any]:
-    return collect(experiment.root)
+from flopwise.report.law2 import collect_posttraining, paired
+from flopwise.report.runs import Runs, clean
 
 
 def method(results: dict[str, Any], name: str) -> dict[str, Any]:
@@ -48,7 +43,9 @@ def test_curves_pass_where_the_fit_says(results: dict[str, Any], experiment: Any
     fit = Fit.from_json(experiment.folder("law").path / "fit.json")
     curve = results["pretraining"]["curves"][0]
     assert curve["value"][5] == pytest.approx(fit.predict(N=curve["N"], D=curve["D"][5]).value)
-    assert all(a <= v <= b for a, v, b in zip(curve["mean_low"], curve["value"], curve["mean_high"], strict=True))
+    assert all(
+        a <= v <= b for a, v, b in zip(curve["mean_low"], curve["value"], curve["mean_high"], strict=True)
+    )
 
 
 def test_a_method_counts_all_its_rounds_and_their_samples(results: dict[str, Any]) -> None:
@@ -88,18 +85,21 @@ def test_pairing_takes_out_what_problems_share() -> None:
     assert paired(None, after, True)["value"] is None
 
 
-def test_the_sigmoid_is_fitted_where_the_curve_shows_it_and_refused_where_not(experiment: Any, tmp_path: Path) -> None:
-    shown = collect(experiment.root)["posttraining"]["rl"][0]
+def test_the_sigmoid_is_fitted_where_the_curve_shows_it(results: dict[str, Any]) -> None:
+    shown = results["posttraining"]["rl"][0]
     assert shown["identified"], shown["reasons"]
     low, high = shown["intervals"]["A"]
     assert low <= 0.7 <= high
+
+
+def test_the_sigmoid_is_refused_where_the_curve_is_flat(experiment: Any, tmp_path: Path) -> None:
     copy = shutil.copytree(experiment.root, tmp_path / "runs")
     log = copy / experiment.ids["grpo"] / "metrics.jsonl"
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     noise = np.random.default_rng(0)
     flat = [r | ({"reward": 0.3 + noise.normal(0, 0.01)} if "reward" in r else {}) for r in rows]
     log.write_text("".join(json.dumps(r) + "\n" for r in flat))
-    refused = collect(copy)["posttraining"]["rl"][0]
+    refused = collect_posttraining(Runs(copy))["rl"][0]
     assert not refused["identified"]
     assert any("rose by" in reason for reason in refused["reasons"])
 
@@ -110,6 +110,22 @@ def test_coverage_is_forecast_from_the_first_samples_alone(results: dict[str, An
     assert law["k"] == 64
     assert [p["k"] for p in law["points"] if not p["fitted"]] == [32, 64]
     assert law["difference"] == pytest.approx(law["predicted"] - law["points"][-1]["value"])
+
+
+def test_a_missing_forecast_is_made_in_the_same_way(
+    results: dict[str, Any], experiment: Any, tmp_path: Path
+) -> None:
+    from flopwise.report.law3 import coverage
+
+    copy = shutil.copytree(experiment.root, tmp_path / "runs")
+    record = experiment.folder("sample-grpo").record()
+    (copy / record.id / "coverage.json").unlink()
+    runs = Runs(copy)
+    made = coverage(runs, record, runs.arrays(record)["correct"], 16)
+    given = next(m for m in results["testtime"]["models"] if m["name"] == "grpo")["coverage"]
+    assert made is not None
+    assert made["params"] == pytest.approx(given["params"])
+    assert coverage(runs, record, runs.arrays(record)["correct"], 64) is None
 
 
 def test_family_counts_each_ancestor_once(results: dict[str, Any], experiment: Any) -> None:
@@ -149,7 +165,9 @@ def test_what_is_missing_is_said_with_its_reason(experiment: Any, tmp_path: Path
     assert found["plan"]["missing"] == ["The plan is missing: this folder holds no plan run."]
     assert "step law was started and has not finished" in found["pretraining"]["missing"][0]
     assert any("step grpo failed (loss is NaN at step 3)" in s for s in found["posttraining"]["missing"])
-    assert any("No test accuracy" not in s for s in found["testtime"]["missing"]) or found["testtime"]["models"]
+    assert (
+        any("No test accuracy" not in s for s in found["testtime"]["missing"]) or found["testtime"]["models"]
+    )
     assert method(found, "rejection-2")["gain"] is None
     assert found["headline"]["answer"] is None
     failed = next(r for r in found["runs"] if r["name"] == "grpo")
@@ -176,4 +194,6 @@ def test_a_folder_with_no_runs_is_one_clear_error(tmp_path: Path) -> None:
 
 
 def test_numbers_without_a_json_word_become_null() -> None:
-    assert clean({"a": [math.nan, np.float32(1.5), np.int64(2), np.bool_(True), math.inf]}) == {"a": [None, 1.5, 2, True, None]}
+    assert clean({"a": [math.nan, np.float32(1.5), np.int64(2), np.bool_(True), math.inf]}) == {
+        "a": [None, 1.5, 2, True, None]
+    }

@@ -76,7 +76,11 @@ def test_only_our_script_may_run(page: tuple[str, Path]) -> None:
     scripts = re.findall(r"<script>(.*?)</script>", text, re.S)
     assert len(scripts) == 1
     digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
-    policy = next(a["content"] for t, a in Page(text).tags if t == "meta" and a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"]
+        for t, a in Page(text).tags
+        if t == "meta" and a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None
     assert f"script-src 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy
@@ -108,10 +112,22 @@ def test_hostile_text_stays_text(experiment: Any, tmp_path: Path) -> None:
         record = json.loads(path.read_text())
         record["name"] = HOSTILE
         path.write_text(json.dumps(record))
-    for run, file in (("plan", "plan.json"), ("data", "about.json"), ("sample-grpo", "examples.json"), ("law", "choice.json")):
+    for run, file in (
+        ("plan", "plan.json"),
+        ("data", "about.json"),
+        ("sample-grpo", "examples.json"),
+        ("law", "choice.json"),
+    ):
         path = copy / experiment.ids[run] / file
         text = path.read_text()
-        for word in ("make grpo", "four samples", "public domain", "3*7=21!", "chinchilla was best", "pass@k of"):
+        for word in (
+            "make grpo",
+            "four samples",
+            "public domain",
+            "3*7=21!",
+            "chinchilla was best",
+            "pass@k of",
+        ):
             text = text.replace(word, evil + word)
         path.write_text(text)
     text = build(copy, tmp_path / "report.html").read_text()
@@ -141,9 +157,11 @@ def test_a_few_records_are_enough(tmp_path: Path) -> None:
     store = RunStore(tmp_path / "runs")
     folder = store.prepare("pretrain", "cooldown", {}, name="alone")
     folder.finish(
-        metrics={"loss": Metric(value=3.0, se=0.1, n=5)}, spend=Spend(1e9, device="x"),
-        model={"n_params_non_embedding": 1000, "n_params_total": 2000}, data={"tokens_seen": 1e5},
-    )  # fmt: skip
+        metrics={"loss": Metric(value=3.0, se=0.1, n=5)},
+        spend=Spend(1e9, device="x"),
+        model={"n_params_non_embedding": 1000, "n_params_total": 2000},
+        data={"tokens_seen": 1e5},
+    )
     store.prepare("rl", "grpo", {}, name="never finished")
     store.prepare("fit", "pretraining_law", {}, name="law").fail("too few points")
     parsed = Page(build(tmp_path / "runs", tmp_path / "report.html").read_text())

@@ -16,7 +16,9 @@ def register(app: typer.Typer) -> None:
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of runs.")] = Path("demo"),
     out: Annotated[Path, typer.Option("-o", "--out", help="Where to write the page.")] = Path("report.html"),
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as JSON; write nothing.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the results as JSON; write nothing.")
+    ] = False,
 ) -> None:
     """Write the report: one page that opens offline, and results.json beside it."""
     if as_json:

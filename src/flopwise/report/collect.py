@@ -3,25 +3,30 @@
 Keys of the results (missing numbers are null; each section's `missing` says in sentences what and why):
 
 - `schema` (1), `folder`, `made` (ISO time), `problems` (files that could not be read).
-- `overview`: runs `done`, `failed`, `unfinished`; `total_flops` of all finished runs, `train_flops`, `generate_flops`,
-  `score_flops`, `worker_seconds` (sum of the runs' wall time), `span_seconds` (first start to last end), `devices`,
-  `versions`, `by_kind` (kind, runs, total_flops, worker_seconds).
-- `headline`: `answer` (sentence or null), `expects` (sentence or null), `findings` (law, text, good: true, false or null).
-- `pretraining`: `points` (N non-embedding parameters, D tokens, C measured training FLOPs of the lineage, loss in nats per
-  token, se over documents), `prediction` (as written before the held-out run), `held_out` (the run, predicted, inside,
-  relative_error of the prediction, written_before in seconds), `candidates` (back-tests), `chosen`, `reasons`, `fit`
-  (params, intervals, warnings), `curves` (value, low..high of single runs, mean_low..mean_high), `seed_noise`.
-- `posttraining`: `methods` (start, accuracy, se, gain and gain_se paired over problems, spend, control, versus and
-  versus_se against the control, verdict: beats, loses, even, unknown or no control; pass_at_1, pass_at_16 and their
-  changes; curve of validation accuracy), `rl` (the sigmoid law or the reasons for refusing it), `reward_models`.
-- `testtime`: `models` with many samples and `others`: `curves` by strategy (n, flops per question, value, low, high, se),
-  `coverage` (law fitted on k <= 16, asked about the largest k), `examples`; `best` is the id of the model with the most
-  coverage.
+- `overview`: runs `done`, `failed`, `unfinished`; `total_flops` of all finished runs, and its parts
+  `train_flops`, `generate_flops`, `score_flops`; `worker_seconds` (sum of the runs' wall time),
+  `span_seconds` (first start to last end), `devices`, `versions`, `by_kind` (kind, runs, total_flops,
+  worker_seconds).
+- `headline`: `answer` (sentence or null), `expects`, `findings` (law, text, good: true, false or null).
+- `pretraining`: `points` (N non-embedding parameters, D tokens, C measured training FLOPs of the lineage,
+  loss in nats per token, se over documents), `prediction` (as written before the held-out run),
+  `held_out` (the run, predicted, inside, relative_error of the prediction, written_before in seconds),
+  `candidates` (back-tests), `chosen`, `reasons`, `fit` (params, intervals, warnings), `curves` (value,
+  low and high of single runs, mean_low and mean_high of the law), `seed_noise`.
+- `posttraining`: `methods` (start, accuracy, se, gain and gain_se paired over problems, spend, control,
+  versus and versus_se against the control, verdict: beats, loses, even, unknown or no control; pass_at_1,
+  pass_at_16 and their changes; curve of validation accuracy), `rl` (the sigmoid law, or the reasons for
+  refusing it), `reward_models`.
+- `testtime`: `models` with many samples and `others`: `curves` by strategy (n, flops per question, value,
+  low, high, se), `coverage` (forecast from the first samples, beside what all measured), `examples`;
+  `best` is the id of the model with the most coverage.
 - `exchange`, `plan`, `verification`: the plan step's, as it wrote them; `joint`: the joint law's.
-- `family`: `trees` (nested: id, name, kind, own_flops, lineage_flops, n_params, result, children), `bases` (each base
-  against the sum of what was made from it).
+- `family`: `trees` (nested: id, name, kind, own_flops, lineage_flops, n_params, loss, accuracy,
+  children), `bases` (each base against the sum of what was made from it).
 - `data`: the data step's account: corpora with licences, problem sets, contamination.
-- `runs`: one row per run: id, name, kind, method, status, reason, seed, flops, train_flops, six_nd, seconds, lineage_flops.
+- `runs`: one row per run: id, name, kind, method, status, reason, seed, flops, train_flops, six_nd,
+  seconds, lineage_flops.
+
 """
 
 from __future__ import annotations
@@ -50,12 +55,18 @@ def collect(folder: str | Path) -> dict[str, Any]:
     """
     runs = Runs(Path(folder))
     results: dict[str, Any] = {
-        "schema": SCHEMA, "folder": Path(folder).resolve().name,
-        "made": datetime.now(UTC).isoformat(timespec="seconds"), "overview": _overview(runs),
-        "pretraining": collect_pretraining(runs), "posttraining": collect_posttraining(runs),
-        "testtime": collect_testtime(runs), **_plan(runs), "family": collect_family(runs), "data": _data(runs),
+        "schema": SCHEMA,
+        "folder": Path(folder).resolve().name,
+        "made": datetime.now(UTC).isoformat(timespec="seconds"),
+        "overview": _overview(runs),
+        "pretraining": collect_pretraining(runs),
+        "posttraining": collect_posttraining(runs),
+        "testtime": collect_testtime(runs),
+        **_plan(runs),
+        "family": collect_family(runs),
+        "data": _data(runs),
         "runs": _rows(runs),
-    }  # fmt: skip
+    }
     results["headline"] = headline(results)
     results["problems"] = runs.problems
     return clean(results)
@@ -71,18 +82,27 @@ def _overview(runs: Runs) -> dict[str, Any]:
     for r in done:
         versions |= r.versions
     return {
-        "done": len(done), "failed": len(runs.failed), "unfinished": len(runs.unfinished),
-        **{f"{part}_flops": getattr(total, f"{part}_flops") for part in ("total", "train", "generate", "score")},
-        "worker_seconds": total.wall_s, "span_seconds": _span(done),
-        "devices": sorted({r.spend.device for r in done if r.spend.device}), "versions": versions,
+        "done": len(done),
+        "failed": len(runs.failed),
+        "unfinished": len(runs.unfinished),
+        **{
+            f"{part}_flops": getattr(total, f"{part}_flops")
+            for part in ("total", "train", "generate", "score")
+        },
+        "worker_seconds": total.wall_s,
+        "span_seconds": _span(done),
+        "devices": sorted({r.spend.device for r in done if r.spend.device}),
+        "versions": versions,
         "by_kind": [
             {
-                "kind": kind, "runs": len(group), "total_flops": sum(r.spend.total_flops for r in group),
+                "kind": kind,
+                "runs": len(group),
+                "total_flops": sum(r.spend.total_flops for r in group),
                 "worker_seconds": sum(r.spend.wall_s or 0.0 for r in group),
             }
             for kind, group in kinds.items()
         ],
-    }  # fmt: skip
+    }
 
 
 def _span(records: list[RunRecord]) -> float | None:
@@ -110,7 +130,7 @@ def _plan(runs: Runs) -> dict[str, Any]:
         "plan": plan | {"missing": missing if not plan else []},
         "verification": verification | {"missing": missing if not verification.get("points") else []},
         "joint": joint if isinstance(joint, dict) else None,
-    }  # fmt: skip
+    }
 
 
 def _dict(value: Any) -> dict[str, Any]:
@@ -129,26 +149,43 @@ def _rows(runs: Runs) -> list[dict[str, Any]]:
     """All runs, oldest first; failed and unfinished ones last."""
     rows = [
         {
-            "id": r.id, "name": r.name, "kind": r.kind, "method": r.method, "status": r.status, "reason": r.reason,
-            "seed": r.seed, "flops": r.spend.total_flops, "train_flops": r.spend.train_flops, "six_nd": _six_nd(r),
-            "seconds": r.spend.wall_s, "lineage_flops": r.lineage_spend.total_flops, "created": r.created,
+            "id": r.id,
+            "name": r.name,
+            "kind": r.kind,
+            "method": r.method,
+            "status": r.status,
+            "reason": r.reason,
+            "seed": r.seed,
+            "flops": r.spend.total_flops,
+            "train_flops": r.spend.train_flops,
+            "six_nd": _six_nd(r),
+            "seconds": r.spend.wall_s,
+            "lineage_flops": r.lineage_spend.total_flops,
+            "created": r.created,
             "peak_bytes": r.spend.peak_bytes,
         }
         for r in [*runs.done.values(), *runs.failed.values()]
-    ]  # fmt: skip
+    ]
     for row in rows:
         if row["status"] != "done":
             # A failed run's spend was not recorded: unknown, not nothing.
             row |= dict.fromkeys(("flops", "train_flops", "six_nd", "seconds", "lineage_flops"))
     rows += [
-        {"id": f.id, "name": f.name, "kind": f.kind, "method": f.method, "status": "unfinished", "seed": f.seed}
+        {
+            "id": f.id,
+            "name": f.name,
+            "kind": f.kind,
+            "method": f.method,
+            "status": "unfinished",
+            "seed": f.seed,
+        }
         for f in runs.unfinished
     ]
     return rows
 
 
 def _six_nd(record: RunRecord) -> float | None:
-    """6 N D in non-embedding parameters, beside the count of what a run trained; None where it trained nothing."""
+    """6 N D in non-embedding parameters, beside a run's counted training; None where it trained nothing."""
     given = number(record.extra.get("six_nd"))
     if given is not None or not record.spend.train_flops:
         return given

@@ -36,13 +36,22 @@ def _node(record: RunRecord, children: dict[str | None, list[RunRecord]], runs: 
     accuracy = judged.metrics.get("greedy") if judged else None
     loss = record.metrics.get("loss")
     return {
-        "id": record.id, "name": record.name, "kind": record.kind, "method": record.method, "seed": record.seed,
-        "n_params": number((record.model or {}).get("n_params_total")), "width": record.extra.get("width"),
-        "own_flops": record.spend.total_flops, "lineage_flops": record.lineage_spend.total_flops,
-        "loss": loss.value if loss else None, "accuracy": accuracy.value if accuracy else None,
-        "held_out": bool(record.extra.get("held_out")), "size": 1 + sum(c["size"] for c in made),
-        "total_flops": record.spend.total_flops + sum(c["total_flops"] for c in made), "children": made,
-    }  # fmt: skip
+        "id": record.id,
+        "name": record.name,
+        "kind": record.kind,
+        "method": record.method,
+        "seed": record.seed,
+        "n_params": number((record.model or {}).get("n_params_total")),
+        "width": record.extra.get("width"),
+        "own_flops": record.spend.total_flops,
+        "lineage_flops": record.lineage_spend.total_flops,
+        "loss": loss.value if loss else None,
+        "accuracy": accuracy.value if accuracy else None,
+        "held_out": bool(record.extra.get("held_out")),
+        "size": 1 + sum(c["size"] for c in made),
+        "total_flops": record.spend.total_flops + sum(c["total_flops"] for c in made),
+        "children": made,
+    }
 
 
 def _bases(members: dict[str, RunRecord]) -> list[dict[str, Any]]:
@@ -57,10 +66,14 @@ def _bases(members: dict[str, RunRecord]) -> list[dict[str, Any]]:
             own = base.lineage_spend.total_flops
             out.append(
                 {
-                    "id": base.id, "name": base.name, "base_flops": own, "derived": len(made), "derived_flops": spent,
+                    "id": base.id,
+                    "name": base.name,
+                    "base_flops": own,
+                    "derived": len(made),
+                    "derived_flops": spent,
                     "ratio": spent / own if own else None,
                 }
-            )  # fmt: skip
+            )
     return sorted(out, key=lambda b: -b["derived_flops"])
 
 

@@ -1,24 +1,18 @@
-"""The report's figures. Each takes a part of the results and a form (wide or narrow) and gives inline SVG."""
+"""The figures of pretraining and post-training. Each takes a part of the results and gives a plot."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any
 
 from markupsafe import Markup
 
-from flopwise.report.format import count, flop, percent, percent_range, plain, ratio, tick, with_error
+from flopwise.report.format import count, flop, percent, plain, tick, with_error
 from flopwise.report.runs import number
-from flopwise.report.svg import Axis, Plot, linear_axis, log_axis
+from flopwise.report.svg import Plot, linear_axis, log_axis
 
 SERIES = 8
-STRATEGY_COLOURS = {"verifier": "s0", "reward_model": "s1", "majority": "s2", "logprob": "s3", "greedy": "ink"}
-STRATEGY_NAMES = {
-    "verifier": "verifier picks", "reward_model": "reward model picks", "majority": "majority vote",
-    "logprob": "highest log-probability", "greedy": "greedy",
-}  # fmt: skip
-SHAPES = {"verifier": "circle", "reward_model": "square", "majority": "triangle", "logprob": "diamond"}
+"""Colours for things without an order."""
 
 
 def both(draw: Callable[..., Plot | None], *args: Any) -> Markup:
@@ -51,7 +45,8 @@ def _size_name(p: dict[str, Any]) -> str:
 
 def _point_tip(p: dict[str, Any], extra: str = "") -> str:
     return (
-        f"{p['name'] or p['id']}\nloss {with_error(p['loss'], p['se'])}\n{count(p['N'])} parameters, {count(p['D'])} tokens\n"
+        f"{p['name'] or p['id']}\nloss {with_error(p['loss'], p['se'])}\n"
+        f"{count(p['N'])} parameters, {count(p['D'])} tokens\n"
         f"{flop(p['C'])}{extra}"
     )
 
@@ -63,16 +58,21 @@ def loss_tokens(section: dict[str, Any], narrow: bool) -> Plot | None:
         return None
     everything = points + ([held] if held else [])
     xs = [q["D"] for q in everything] + [d for c in curves for d in c["D"]]
-    ys = [q["loss"] for q in everything] + [v for c in curves for v in (c["low"] + c["high"] if c["held_out"] else c["value"])]
+    ys = [q["loss"] for q in everything] + [
+        v for c in curves for v in (c["low"] + c["high"] if c["held_out"] else c["value"])
+    ]
     plot = Plot(
-        log_axis(xs, "training tokens D (log)", tick, 4 if narrow else 7, pad=0.0), linear_axis(ys, "held-out loss, nats per token", lambda v: f"{v:.1f}", 7),
-        *((358, 400) if narrow else (880, 460)), right=46 if narrow else 170, title="Held-out loss against training tokens for each model size",
-    )  # fmt: skip
+        log_axis(xs, "training tokens D (log)", tick, 4 if narrow else 7, pad=0.0),
+        linear_axis(ys, "held-out loss, nats per token", lambda v: f"{v:.1f}", 7),
+        *((358, 400) if narrow else (880, 460)),
+        right=46 if narrow else 170,
+        title="Held-out loss against training tokens for each model size",
+    )
     colours = size_colours(section)
     for c in curves:
         colour = "held" if c["held_out"] else colours.get(c["N"], "ink")
-        band = ("low", "high") if c["held_out"] else ("mean_low", "mean_high")
-        plot.band(*(list(zip(c["D"], c[side], strict=True)) for side in band), colour, "soft")
+        low, high = ("low", "high") if c["held_out"] else ("mean_low", "mean_high")
+        plot.band(list(zip(c["D"], c[low], c[high], strict=True)), colour)
     for c in curves:
         colour = "held" if c["held_out"] else colours.get(c["N"], "ink")
         line = list(zip(c["D"], c["value"], strict=True))
@@ -90,7 +90,11 @@ def loss_tokens(section: dict[str, Any], narrow: bool) -> Plot | None:
         tip = f"predicted before it was run\n{plain(p['value'])} [{plain(p['low'])}, {plain(p['high'])}]"
         plot.dot(p["D"], p["value"], "held", tip, r=4, style="hollow")
     if held:
-        verdict = {True: "\ninside the predicted interval", False: "\noutside the predicted interval", None: ""}[held["inside"]]
+        verdict = {
+            True: "\ninside the predicted interval",
+            False: "\noutside the predicted interval",
+            None: "",
+        }[held["inside"]]
         plot.dot(held["D"], held["loss"], "held", _point_tip(held, verdict), "diamond", 5)
     return plot
 
@@ -101,12 +105,25 @@ def loss_compute(section: dict[str, Any], narrow: bool) -> Plot | None:
     if not points:
         return None
     everything = points + ([held] if held else [])
-    interval = [p["low"], p["high"]] if p and number(p.get("low")) is not None and number(p.get("high")) is not None else []
+    interval = (
+        [p["low"], p["high"]]
+        if p and number(p.get("low")) is not None and number(p.get("high")) is not None
+        else []
+    )
     plot = Plot(
-        log_axis([q["C"] for q in everything] + ([p["C"]] if interval and number(p.get("C")) else []), "training compute C, FLOP (log)", tick, 3 if narrow else 5),
-        linear_axis([q["loss"] for q in everything] + interval, "held-out loss, nats per token", lambda v: f"{v:.1f}"),
-        *((358, 320) if narrow else (880, 340)), right=22 if narrow else 100, title="Held-out loss against training compute",
-    )  # fmt: skip
+        log_axis(
+            [q["C"] for q in everything] + ([p["C"]] if interval and number(p.get("C")) else []),
+            "training compute C, FLOP (log)",
+            tick,
+            3 if narrow else 5,
+        ),
+        linear_axis(
+            [q["loss"] for q in everything] + interval, "held-out loss, nats per token", lambda v: f"{v:.1f}"
+        ),
+        *((358, 320) if narrow else (880, 340)),
+        right=22 if narrow else 100,
+        title="Held-out loss against training compute",
+    )
     colours = size_colours(section)
     runs: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
     for q in points:
@@ -121,7 +138,13 @@ def loss_compute(section: dict[str, Any], narrow: bool) -> Plot | None:
             plot.text(q["C"], q["loss"], _size_name(q), colours[q["N"]], dx=9, dy=4)
     if interval and number(p.get("C")):
         plot.error(p["C"], p["low"], p["high"], "held", cap=6)
-        plot.dot(p["C"], p["value"], "held", f"predicted {plain(p['value'])} [{plain(p['low'])}, {plain(p['high'])}]", style="hollow")
+        plot.dot(
+            p["C"],
+            p["value"],
+            "held",
+            f"predicted {plain(p['value'])} [{plain(p['low'])}, {plain(p['high'])}]",
+            style="hollow",
+        )
     if held:
         plot.dot(held["C"], held["loss"], "held", _point_tip(held), "diamond", 5)
         if not narrow:
@@ -140,14 +163,26 @@ def methods(section: dict[str, Any], narrow: bool) -> Plot | None:
     if not rows:
         return None
     colours = method_colours(section)
-    ys = [v for m in rows for side in (m, m["start"], m["control"] or m) if side["accuracy"] is not None
-          for v in (side["accuracy"] - (side["se"] or 0), side["accuracy"] + (side["se"] or 0))]  # fmt: skip
-    xs = [0.0] + [m["spend"]["total_flops"] for m in rows] + [m["control"]["spend"]["total_flops"] for m in rows if m["control"]]
+    ys = [
+        v
+        for m in rows
+        for side in (m, m["start"], m["control"] or m)
+        if side["accuracy"] is not None
+        for v in (side["accuracy"] - (side["se"] or 0), side["accuracy"] + (side["se"] or 0))
+    ]
+    xs = (
+        [0.0]
+        + [m["spend"]["total_flops"] for m in rows]
+        + [m["control"]["spend"]["total_flops"] for m in rows if m["control"]]
+    )
     unit = linear_axis(xs, "FLOPs spent on the method", tick, 3 if narrow else 6, low=0.0)
     plot = Plot(
-        unit, linear_axis(ys, "test accuracy, greedy", share_text), *((358, 400) if narrow else (880, 440)),
-        right=20 if narrow else 250, title="Test accuracy against FLOPs spent, each method beside its equal-compute control",
-    )  # fmt: skip
+        unit,
+        linear_axis(ys, "test accuracy, greedy", share_text),
+        *((358, 400) if narrow else (880, 440)),
+        right=20 if narrow else 250,
+        title="Test accuracy against FLOPs spent, each method beside its equal-compute control",
+    )
     for m in rows:
         colour, x, y = colours[m["id"]], m["spend"]["total_flops"], m["accuracy"]
         begin = (0.0, m["start"]["accuracy"])
@@ -184,17 +219,28 @@ def validation(method: dict[str, Any], colour: str) -> Plot | None:
     everything = curve + control
     ys = [q["accuracy"] + s * (q["se"] or 0) for q in everything for s in (-1, 1)]
     plot = Plot(
-        linear_axis([q["flops"] for q in everything], "FLOPs spent", tick, 3, low=0.0), linear_axis(ys, "validation accuracy", share_text, 4),
-        348, 240, right=18, title=f"Validation accuracy of {method['title']} along training",
-    )  # fmt: skip
+        linear_axis([q["flops"] for q in everything], "FLOPs spent", tick, 3, low=0.0),
+        linear_axis(ys, "validation accuracy", share_text, 4),
+        348,
+        240,
+        right=18,
+        title=f"Validation accuracy of {method['title']} along training",
+    )
     plot.line([(q["flops"], q["accuracy"]) for q in control], colour, "dash thin")
     plot.line([(q["flops"], q["accuracy"]) for q in curve], colour)
     for rows, style, what in ((control, "hollow", "control"), (curve, "", method["title"])):
         for q in rows:
             if q["se"] is not None:
                 plot.error(q["flops"], q["accuracy"] - q["se"], q["accuracy"] + q["se"], f"{colour} faint")
-            plot.dot(q["flops"], q["accuracy"], colour, f"{what}\n{percent(q['accuracy'], q['se'])}\nafter {flop(q['flops'])}",
-                     "diamond" if style else "circle", 3.2, style)  # fmt: skip
+            plot.dot(
+                q["flops"],
+                q["accuracy"],
+                colour,
+                f"{what}\n{percent(q['accuracy'], q['se'])}\nafter {flop(q['flops'])}",
+                "diamond" if style else "circle",
+                3.2,
+                style,
+            )
     return plot
 
 
@@ -204,133 +250,22 @@ def reinforcement(rl: dict[str, Any], narrow: bool) -> Plot | None:
     if len(points) < 4:
         return None
     plot = Plot(
-        log_axis([q["flops"] for q in points], "FLOPs spent, training and sampling (log)", tick, 3 if narrow else 6),
-        linear_axis([q["reward"] for q in points], "mean reward of a step", share_text), *((358, 300) if narrow else (880, 320)),
-        right=20, title="Reward along reinforcement learning, and the sigmoid law",
-    )  # fmt: skip
+        log_axis(
+            [q["flops"] for q in points], "FLOPs spent, training and sampling (log)", tick, 3 if narrow else 6
+        ),
+        linear_axis([q["reward"] for q in points], "mean reward of a step", share_text),
+        *((358, 300) if narrow else (880, 320)),
+        right=20,
+        title="Reward along reinforcement learning, and the sigmoid law",
+    )
     for i, q in enumerate(points, 1):
-        plot.dot(q["flops"], q["reward"], "s0", f"step {i}\nreward {percent(q['reward'])}\nafter {flop(q['flops'])}", r=2.6, style="light")
+        plot.dot(
+            q["flops"],
+            q["reward"],
+            "s0",
+            f"step {i}\nreward {percent(q['reward'])}\nafter {flop(q['flops'])}",
+            r=2.6,
+            style="light",
+        )
     plot.line([(q["flops"], q["reward"]) for q in rl["line"]], "held", "" if rl["identified"] else "dash")
-    return plot
-
-
-def strategies(model: dict[str, Any], highest: float) -> Plot | None:
-    """Law 3: one model's accuracy against FLOPs per question by strategy; `highest` sets a common scale."""
-    curves = {s: c for s, c in model["curves"].items() if s in STRATEGY_COLOURS}
-    if not curves:
-        return None
-    xs = [q["flops"] for c in curves.values() for q in c]
-    plot = Plot(
-        log_axis(xs, "FLOPs per question (log)", tick, 3), linear_axis([0.0, highest], "accuracy", share_text, low=0.0),
-        430, 320, right=18, title=f"Accuracy of {model['name'] or model['id']} against FLOPs per question",
-    )  # fmt: skip
-    sampled = curves.get("verifier")
-    if sampled and all(number(q.get("low")) is not None and number(q.get("high")) is not None for q in sampled):
-        plot.band(*([(q["flops"], q[side]) for q in sampled] for side in ("low", "high")), "s0", "soft")
-    for strategy, curve in curves.items():
-        colour = STRATEGY_COLOURS[strategy]
-        plot.line([(q["flops"], q["value"]) for q in curve], colour)
-        for q in curve:
-            tip = f"{STRATEGY_NAMES[strategy]}, n = {q['n']}\n{percent_range(q['value'], q.get('low'), q.get('high'))}\n{flop(q['flops'])} per question"
-            plot.dot(q["flops"], q["value"], colour, tip, SHAPES.get(strategy, "circle"), 5 if strategy == "greedy" else 3.2,
-                     "hollow" if strategy == "greedy" else "")  # fmt: skip
-    return plot
-
-
-def coverage(models: list[dict[str, Any]], narrow: bool) -> Plot | None:
-    """Law 3: pass@k, fitted where solid, extrapolated where dashed, measured where hollow."""
-    rows = [m for m in models if m["coverage"]][:SERIES]
-    if not rows:
-        return None
-    ks = sorted({p["k"] for m in rows for p in m["coverage"]["points"]})
-    ys = [p["value"] for m in rows for p in m["coverage"]["points"]] + [q["value"] for m in rows for q in m["coverage"]["line"]]
-    x = log_axis(ks, "samples k (log)", tick, 20)
-    x = Axis(x.low, x.high, True, x.label, tuple(map(float, ks)), tick)
-    plot = Plot(x, linear_axis(ys, "pass@k", share_text), *((358, 380) if narrow else (880, 400)), right=20 if narrow else 130,
-                title="Coverage against samples, fitted to few and asked about many")  # fmt: skip
-    up_to = max(m["coverage"]["fitted_up_to"] for m in rows)
-    plot.vertical(up_to * 1.2, "not fitted →" if not narrow else "")
-    for i, m in enumerate(rows):
-        colour, law = f"s{i}", m["coverage"]
-        line = [(q["k"], q["value"]) for q in law["line"]]
-        plot.line([q for q in line if q[0] <= law["fitted_up_to"] * 1.2], colour)
-        plot.line([b for a, b in pairwise([line[0], *line]) if b[0] >= law["fitted_up_to"]], colour, "dash")
-        if number(law["low"]) is not None and number(law["high"]) is not None:
-            plot.error(law["k"], law["low"], law["high"], colour, cap=5)
-        for p in law["points"]:
-            tip = f"{m['name'] or m['id']}\npass@{p['k']} {percent(p['value'], p['se'])}"
-            if p["k"] == law["k"]:
-                tip += f"\nforecast {percent_range(law['predicted'], law['low'], law['high'])}"
-            plot.dot(p["k"], p["value"], colour, tip, r=3.6, style="" if p["fitted"] else "hollow")
-        if not narrow:
-            plot.end_label(*line[-1], m["name"] or m["id"], colour)
-    return plot
-
-
-def break_even(rate: dict[str, Any], questions: float | None) -> Plot | None:
-    """All laws: total FLOPs of each way to a target accuracy against the number of questions."""
-    ways = [w for w in rate.get("ways") or [] if w.get("reached") and (number(w.get("one_off_flops")) or number(w.get("per_question_flops")))]
-    if len(ways) < 2:
-        return None
-    q = [10.0 ** (i / 4) for i in range(8, 37)]
-    lines = [[(x, (number(w.get("one_off_flops")) or 0) + x * (number(w.get("per_question_flops")) or 0)) for x in q] for w in ways]
-    plot = Plot(
-        log_axis(q, "questions (log)", tick, 5, pad=0.0), log_axis([y for line in lines for _, y in line], "extra FLOPs in all (log)", tick, 5),
-        430, 320, right=18, title=f"Extra FLOPs of each way to {percent(rate.get('target'))}",
-    )  # fmt: skip
-    if questions and q[0] < questions < q[-1]:
-        plot.vertical(questions, "planned")
-    for i, (way, line) in enumerate(zip(ways, lines, strict=True)):
-        plot.line(line, f"s{i % SERIES}")
-        for x, y in line[::4]:
-            plot.dot(x, y, f"s{i % SERIES}", f"{way.get('how')}\n{flop(y)} for {count(x)} questions", r=2.2)
-    return plot
-
-
-def options(plan: dict[str, Any], narrow: bool) -> Plot | None:
-    """The plan: accuracy against total FLOPs of every option, the budget as a rule."""
-    rows = [o for o in plan.get("options") or [] if number(o.get("accuracy")) is not None and number(o.get("total_flops"))]
-    if len(rows) < 2:
-        return None
-    budget = number(plan.get("budget_flops"))
-    plot = Plot(
-        log_axis([o["total_flops"] for o in rows] + ([budget] if budget else []), "FLOPs in all (log)", tick, 3 if narrow else 6),
-        linear_axis([v for o in rows for key in ("accuracy", "low", "high") if (v := number(o.get(key))) is not None], "expected accuracy", share_text), *((358, 340) if narrow else (880, 360)), right=20,
-        title="Options of the plan: accuracy against total FLOPs",
-    )  # fmt: skip
-    if budget:
-        plot.vertical(budget, "budget")
-    chosen = [plan.get("checkable"), plan.get("uncheckable")]
-    for o in rows:
-        colour = STRATEGY_COLOURS.get(str(o.get("strategy")), "ink")
-        low, high = number(o.get("low")), number(o.get("high"))
-        if low is not None and high is not None:
-            plot.error(o["total_flops"], low, high, f"{colour} faint")
-        tip = f"{o.get('how')}\n{percent_range(o['accuracy'], low, high)}\n{flop(o['total_flops'])}, {o.get('origin')}"
-        picked = o in chosen
-        plot.dot(o["total_flops"], o["accuracy"], colour, tip, SHAPES.get(str(o.get("strategy")), "circle"),
-                 6 if picked else 3.2, "picked" if picked else "" if o.get("origin") == "measured" else "hollow")  # fmt: skip
-    return plot
-
-
-def verification(content: dict[str, Any], narrow: bool) -> Plot | None:
-    """The joint law on a run that no fit saw: predicted band, measured points."""
-    rows = [p for p in content.get("points") or [] if all(number(p.get(key)) is not None for key in ("k", "predicted", "measured"))]
-    if len(rows) < 2:
-        return None
-    ys = [v for p in rows for key in ("predicted", "measured", "low", "high", "measured_low", "measured_high") if (v := number(p.get(key))) is not None]
-    x = log_axis([p["k"] for p in rows], "samples k (log)", tick, 20)
-    x = Axis(x.low, x.high, True, x.label, tuple(float(p["k"]) for p in rows), tick)
-    plot = Plot(x, linear_axis(ys, "accuracy", share_text), *((358, 300) if narrow else (880, 320)), right=20,
-                title="Predicted and measured accuracy of the run that no fit saw")  # fmt: skip
-    banded = [p for p in rows if number(p.get("low")) is not None and number(p.get("high")) is not None]
-    plot.band(*([(p["k"], p[side]) for p in banded] for side in ("low", "high")), "held", "soft")
-    plot.line([(p["k"], p["predicted"]) for p in rows], "held", "dash")
-    for p in rows:
-        low, high = number(p.get("measured_low")), number(p.get("measured_high"))
-        if low is not None and high is not None:
-            plot.error(p["k"], low, high, "ink")
-        gap = ratio(p["predicted"] / p["measured"]) if p["measured"] else ""
-        plot.dot(p["k"], p["measured"], "ink", f"k = {p['k']}\nmeasured {percent(p['measured'])}\npredicted "
-                 f"{percent_range(p['predicted'], p.get('low'), p.get('high'))}" + (f"\n{gap}" if gap else ""))  # fmt: skip
     return plot

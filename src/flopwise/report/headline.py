@@ -8,9 +8,12 @@ from flopwise.report.format import count, digits, flop, percent, percent_range, 
 from flopwise.report.runs import number
 
 STRATEGIES = {
-    "verifier": "checked by the verifier", "majority": "majority vote", "logprob": "highest log-probability",
-    "reward_model": "chosen by the reward model", "greedy": "greedy",
-}  # fmt: skip
+    "verifier": "checked by the verifier",
+    "majority": "majority vote",
+    "logprob": "highest log-probability",
+    "reward_model": "chosen by the reward model",
+    "greedy": "greedy",
+}
 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
@@ -31,7 +34,8 @@ def _answer(plan: dict[str, Any]) -> tuple[str | None, str | None]:
     )
     other = plan.get("uncheckable")
     if plan.get("checkable") and isinstance(other, dict) and other.get("how") and other != best:
-        expects += f"; where answers cannot be checked, {percent_range(other.get('accuracy'), other.get('low'), other.get('high'))}"
+        share = percent_range(other.get("accuracy"), other.get("low"), other.get("high"))
+        expects += f"; where answers cannot be checked, {share}"
     return str(best["how"]), expects + "."
 
 
@@ -41,9 +45,17 @@ def _law1(section: dict[str, Any]) -> dict[str, Any]:
         return {"law": 1, "good": None, "text": "No prediction: " + " ".join(section["missing"])}
     interval = f"{plain(p['value'])} [{plain(p.get('low'))}, {plain(p.get('high'))}]"
     if not held or held["predicted"] is None:
-        return {"law": 1, "good": None, "text": f"Predicted a held-out loss of {interval}; the run has not been made yet."}
+        return {
+            "law": 1,
+            "good": None,
+            "text": f"Predicted a held-out loss of {interval}; the run has not been made yet.",
+        }
     error = f"{100 * abs(held['relative_error']):.1f}%"
-    where = "inside the interval" if held["inside"] else "outside the interval: the law did not hold at this scale"
+    where = (
+        "inside the interval"
+        if held["inside"]
+        else "outside the interval: the law did not hold at this scale"
+    )
     beyond = number(p.get("extrapolation"))
     scale = f" for a run {digits(beyond, 2)} times beyond the ladder" if beyond and beyond > 1 else ""
     text = f"Predicted a loss of {interval}{scale}; measured {plain(held['loss'])}: {where}, off by {error}."
@@ -54,17 +66,29 @@ def _law2(section: dict[str, Any]) -> dict[str, Any]:
     rows = [m for m in section["methods"] if m["control"] is not None]
     if not rows:
         return {"law": 2, "good": None, "text": "No method has been compared with its control yet."}
-    words = {"beats": "beats its equal-compute control", "loses": "loses to its control", "even": "cannot be told from its control",
-             "unknown": "has not been compared"}  # fmt: skip
+    words = {
+        "beats": "beats its equal-compute control",
+        "loses": "loses to its control",
+        "even": "cannot be told from its control",
+        "unknown": "has not been compared",
+    }
     parts = []
-    for verdict, plural in (("beats", "beat their equal-compute controls"), ("even", "cannot be told from their controls"),
-                            ("loses", "lose to their controls"), ("unknown", "have not been compared")):  # fmt: skip
+    for verdict, plural in (
+        ("beats", "beat their equal-compute controls"),
+        ("even", "cannot be told from their controls"),
+        ("loses", "lose to their controls"),
+        ("unknown", "have not been compared"),
+    ):
         names = [m["title"] for m in rows if m["verdict"] == verdict]
         if names:
             parts.append(f"{_list(names)} {words[verdict] if len(names) == 1 else plural}")
     fell = [m["title"] for m in rows if _falls(m["pass_at_16_change"])]
     tail = f" {_list(fell)} lowered the coverage of 16 samples: sharper, not abler." if fell else ""
-    return {"law": 2, "good": any(m["verdict"] == "beats" for m in rows), "text": "; ".join(parts) + "." + tail}
+    return {
+        "law": 2,
+        "good": any(m["verdict"] == "beats" for m in rows),
+        "text": "; ".join(parts) + "." + tail,
+    }
 
 
 def _falls(change: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flopwise.report import figures, format
+from flopwise.report import figures, figures_questions, format
 from flopwise.report.headline import STRATEGIES
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -40,19 +40,37 @@ def render(results: dict[str, Any]) -> str:
     from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
         undefined=ChainableUndefined,
-    )  # fmt: skip
+    )
     for name in (
-        "flop", "count", "percent", "percent_range", "points", "plain", "with_error", "general", "seconds", "ratio",
-    ):  # fmt: skip
+        "flop",
+        "count",
+        "percent",
+        "percent_range",
+        "points",
+        "plain",
+        "with_error",
+        "general",
+        "seconds",
+        "ratio",
+    ):
         environment.filters[name] = getattr(format, name)
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
-        r=results, fig=figures, strategies=STRATEGIES, script=_inline(script), script_hash=digest,
-        style=_inline((TEMPLATES / "style.css").read_text(encoding="utf-8")), nothing=format.NOTHING,
-    )  # fmt: skip
+        r=results,
+        fig=figures,
+        ask=figures_questions,
+        strategies=STRATEGIES,
+        script=_inline(script),
+        script_hash=digest,
+        style=_inline((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        nothing=format.NOTHING,
+    )
 
 
 def _inline(ours: str) -> Any:

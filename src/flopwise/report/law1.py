@@ -1,4 +1,4 @@
-"""What the report says of law 1: the ladder's points, the forms that competed, the prediction and its test."""
+"""What the report says of law 1: the ladder's points, the competing forms, the prediction and its test."""
 
 from __future__ import annotations
 
@@ -27,12 +27,22 @@ def collect_pretraining(runs: Runs) -> dict[str, Any]:
     elif not held:
         waiting = [r.name or r.id for r in runs.failed.values() if r.kind == "pretrain"]
         why = f"; failed: {', '.join(waiting)}" if waiting else ""
-        missing.append(f"The held-out run is missing: no finished pretraining run is marked as held out{why}.")
+        missing.append(
+            f"The held-out run is missing: no finished pretraining run is marked as held out{why}."
+        )
     out: dict[str, Any] = {
-        "missing": missing, "points": ladder, "held_out": None, "prediction": None, "candidates": [],
-        "chosen": None, "reasons": [], "fit": None, "curves": [], "seed_noise": _seed_noise(ladder),
+        "missing": missing,
+        "points": ladder,
+        "held_out": None,
+        "prediction": None,
+        "candidates": [],
+        "chosen": None,
+        "reasons": [],
+        "fit": None,
+        "curves": [],
+        "seed_noise": _seed_noise(ladder),
         "n_heldout_documents": max((p["n_documents"] or 0 for p in points), default=0) or None,
-    }  # fmt: skip
+    }
     if law is not None:
         prediction = runs.json(law, "prediction.json")
         choice = runs.json(law, "choice.json") or {}
@@ -52,14 +62,25 @@ def _loss(record: RunRecord) -> float | None:
 def _point(record: RunRecord, fitted: bool) -> dict[str, Any]:
     """One run of the ladder; C is the measured training FLOPs of its lineage."""
     model, data, loss = record.model or {}, record.data or {}, record.metrics["loss"]
-    corpora = {k[5:]: {"loss": m.value, "se": m.se} for k, m in record.metrics.items() if k.startswith("loss_")}
+    corpora = {
+        k[5:]: {"loss": m.value, "se": m.se} for k, m in record.metrics.items() if k.startswith("loss_")
+    }
     return {
-        "id": record.id, "name": record.name, "seed": record.seed, "width": record.extra.get("width"),
-        "N": number(model.get("n_params_non_embedding")) or 0.0, "N_total": number(model.get("n_params_total")),
-        "D": number(data.get("tokens_seen")) or 0.0, "C": record.lineage_spend.train_flops,
-        "loss": loss.value, "se": loss.se, "n_documents": loss.n, "corpora": corpora,
-        "held_out": bool(record.extra.get("held_out")), "fitted": fitted,
-    }  # fmt: skip
+        "id": record.id,
+        "name": record.name,
+        "seed": record.seed,
+        "width": record.extra.get("width"),
+        "N": number(model.get("n_params_non_embedding")) or 0.0,
+        "N_total": number(model.get("n_params_total")),
+        "D": number(data.get("tokens_seen")) or 0.0,
+        "C": record.lineage_spend.train_flops,
+        "loss": loss.value,
+        "se": loss.se,
+        "n_documents": loss.n,
+        "corpora": corpora,
+        "held_out": bool(record.extra.get("held_out")),
+        "fitted": fitted,
+    }
 
 
 def _seed_noise(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -69,8 +90,9 @@ def _seed_noise(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault((p["N"], p["D"]), []).append(p["loss"])
     return [
         {"N": N, "D": D, "seeds": len(v), "relative_spread": (max(v) - min(v)) / float(np.mean(v))}
-        for (N, D), v in sorted(groups.items()) if len(v) > 1
-    ]  # fmt: skip
+        for (N, D), v in sorted(groups.items())
+        if len(v) > 1
+    ]
 
 
 def _candidates(choice: dict[str, Any]) -> list[dict[str, Any]]:
@@ -83,20 +105,30 @@ def _candidates(choice: dict[str, Any]) -> list[dict[str, Any]]:
         inside = t.get("inside") or []
         out.append(
             {
-                "law": law, "formula": f.get("formula"), "parameters": len(f.get("params") or {}),
-                "backtest_rms": number(t.get("rms")), "backtest_inside": sum(map(bool, inside)),
-                "backtest_points": len(inside), "held_out_N": number(t.get("held_out")),
-                "scatter": number(f.get("scatter")), "status": f.get("status"),
-                "warnings": f.get("warnings") or [], "chosen": law == choice.get("chosen"),
+                "law": law,
+                "formula": f.get("formula"),
+                "parameters": len(f.get("params") or {}),
+                "backtest_rms": number(t.get("rms")),
+                "backtest_inside": sum(map(bool, inside)),
+                "backtest_points": len(inside),
+                "held_out_N": number(t.get("held_out")),
+                "scatter": number(f.get("scatter")),
+                "status": f.get("status"),
+                "warnings": f.get("warnings") or [],
+                "chosen": law == choice.get("chosen"),
             }
-        )  # fmt: skip
+        )
     return out
 
 
 def _fitted(
-    runs: Runs, law: RunRecord, ladder: list[dict[str, Any]], prediction: dict[str, Any] | None, missing: list[str]
+    runs: Runs,
+    law: RunRecord,
+    ladder: list[dict[str, Any]],
+    prediction: dict[str, Any] | None,
+    missing: list[str],
 ) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
-    """The chosen fit and its curves over tokens, one per size: mean with its band, and that of single runs."""
+    """The chosen fit and its curves over tokens, one per size, with the bands of mean and single runs."""
     from flopwise.laws import Fit
 
     try:
@@ -119,7 +151,9 @@ def _fitted(
                 missing.append(f"The law has no curve over N and D: {e}.")
                 break
             names = ("value", "low", "high", "mean_low", "mean_high")
-            curves.append({"N": N, "width": width, "held_out": held, "D": D, **{n: getattr(p, n) for n in names}})
+            curves.append(
+                {"N": N, "width": width, "held_out": held, "D": D, **{n: getattr(p, n) for n in names}}
+            )
     content = fit.to_dict()
     content.pop("covariance", None)
     return content, curves
@@ -141,7 +175,7 @@ def _test(held: list[dict[str, Any]], prediction: dict[str, Any] | None, runs: R
 
 
 def _seconds_before(runs: Runs, run: str, made_at: float | None) -> float | None:
-    """Seconds from the prediction to the start of the first of the run's own pieces; negative: it came after."""
+    """Seconds from the prediction to the start of the run's own first piece; negative: it came after."""
     if made_at is None:
         return None
     record = runs.done[run]

@@ -16,9 +16,12 @@ from flopwise.report.format import points as in_points
 from flopwise.report.runs import Runs, number
 
 TITLES = {
-    ("sft", "demonstrations"): "Fine-tuning", ("rl", "grpo"): "GRPO", ("distill", "verified_sequences"): "Distillation",
-    ("rejection", "verified_samples"): "Rejection sampling", ("reward", "outcome"): "Reward model",
-}  # fmt: skip
+    ("sft", "demonstrations"): "Fine-tuning",
+    ("rl", "grpo"): "GRPO",
+    ("distill", "verified_sequences"): "Distillation",
+    ("rejection", "verified_samples"): "Rejection sampling",
+    ("reward", "outcome"): "Reward model",
+}
 KINDS = ("sft", "rejection", "rl", "distill", "preference")
 """Kinds that make a model of a model. A reward model is no policy: it has no accuracy of its own."""
 
@@ -34,15 +37,27 @@ def collect_posttraining(runs: Runs) -> dict[str, Any]:
     rows = [_method(runs, r, tuned) for r in methods if r.id not in steps]
     rows += [row for r in tuned if r.method == "control" if (row := _more_pretraining(runs, r, methods))]
     missing = [] if rows else [runs.why("sft", "Every method")]
-    for kind, what in (("rejection", "Rejection sampling"), ("rl", "Reinforcement learning"), ("distill", "Distillation")):
+    for kind, what in (
+        ("rejection", "Rejection sampling"),
+        ("rl", "Reinforcement learning"),
+        ("distill", "Distillation"),
+    ):
         if rows and not runs.find(kind):
             missing.append(runs.why(kind, what))
     for row in rows:
         if row["accuracy"] is None:
-            missing.append(f"No test accuracy for {row['name'] or row['id']}: no finished sample run of this model.")
-    rows.sort(key=lambda row: (row["control"] is None, row["start"]["name"] or "", row["spend"]["total_flops"]))
-    return {"missing": missing, "methods": rows, "rl": [_sigmoid(runs, r) for r in runs.find("rl")],
-            "reward_models": [_reward(r) for r in runs.find("reward")]}  # fmt: skip
+            missing.append(
+                f"No test accuracy for {row['name'] or row['id']}: no finished sample run of this model."
+            )
+    rows.sort(
+        key=lambda row: (row["control"] is None, row["start"]["name"] or "", row["spend"]["total_flops"])
+    )
+    return {
+        "missing": missing,
+        "methods": rows,
+        "rl": [_sigmoid(runs, r) for r in runs.find("rl")],
+        "reward_models": [_reward(r) for r in runs.find("reward")],
+    }
 
 
 def title(record: RunRecord) -> str:
@@ -76,9 +91,11 @@ def _method(runs: Runs, record: RunRecord, tuned: list[RunRecord]) -> dict[str, 
     if control is not None:
         matched = {i for role, i in control.references.items() if role.startswith("match")}
         row["control"] = _side(runs, control) | {
-            "title": "More fine-tuning", "spend": _spend([control]), "matched_exactly": matched == {r.id for r in chain},
+            "title": "More fine-tuning",
+            "spend": _spend([control]),
+            "matched_exactly": matched == {r.id for r in chain},
             "curve": _curve(runs, [control], start),
-        }  # fmt: skip
+        }
         row |= _versus(runs, record.id, control.id)
     row["verdict_text"] = _verdict(row)
     return row
@@ -104,12 +121,23 @@ def _row(runs: Runs, record: RunRecord, start: str, chain: list[RunRecord], name
     begin, end = _judged(runs, start), _judged(runs, record.id)
     gain = paired(begin.get("greedy"), end.get("greedy"), _comparable(runs, start, record.id))
     row = _side(runs, record) | {
-        "title": name, "kind": record.kind, "method": record.method, "width": record.extra.get("width"),
-        "start": _side(runs, start), "runs": [r.name or r.id for r in chain], "spend": _spend(chain),
-        "lineage_flops": record.lineage_spend.total_flops, "gain": gain["value"], "gain_se": gain["se"],
+        "title": name,
+        "kind": record.kind,
+        "method": record.method,
+        "width": record.extra.get("width"),
+        "start": _side(runs, start),
+        "runs": [r.name or r.id for r in chain],
+        "spend": _spend(chain),
+        "lineage_flops": record.lineage_spend.total_flops,
+        "gain": gain["value"],
+        "gain_se": gain["se"],
         "gain_in_se": gain["value"] / gain["se"] if gain["value"] is not None and gain["se"] else None,
-        "control": None, "versus": None, "versus_se": None, "verdict": "no control", "curve": _curve(runs, chain, start),
-    }  # fmt: skip
+        "control": None,
+        "versus": None,
+        "versus_se": None,
+        "verdict": "no control",
+        "curve": _curve(runs, chain, start),
+    }
     for k in (1, 16):
         change = paired(_pass(begin, k), _pass(end, k), _comparable(runs, start, record.id))
         row[f"pass_at_{k}_change"] = {"value": change["value"], "se": change["se"]}
@@ -159,7 +187,11 @@ def _side(runs: Runs, model: RunRecord | str) -> dict[str, Any]:
     arrays = _judged(runs, run)
     out: dict[str, Any] = {"id": run, "name": record.name if record else None}
     greedy = mean_interval(arrays["greedy"].astype(float)) if "greedy" in arrays else {}
-    out |= {"accuracy": greedy.get("value"), "se": greedy.get("se"), "n": len(arrays.get("greedy", ())) or None}
+    out |= {
+        "accuracy": greedy.get("value"),
+        "se": greedy.get("se"),
+        "n": len(arrays.get("greedy", ())) or None,
+    }
     for k in (1, 16):
         values = _pass(arrays, k)
         m = mean_interval(values) if values is not None else {}
@@ -173,7 +205,7 @@ def _spend(chain: Iterable[RunRecord]) -> dict[str, Any]:
 
 
 def _curve(runs: Runs, chain: list[RunRecord], start: str) -> list[dict[str, Any]]:
-    """Validation accuracy against the FLOPs the method had spent by then, its start included where measured."""
+    """Validation accuracy against the FLOPs the method had spent by then, its start where measured."""
     rows: list[dict[str, Any]] = []
     begin = runs.done.get(start)
     metric = begin.metrics.get("val_accuracy") if begin else None
@@ -183,7 +215,13 @@ def _curve(runs: Runs, chain: list[RunRecord], start: str) -> list[dict[str, Any
     for r in chain:
         for point in runs.curve(r, "val_accuracy"):
             flops = sum(number(point.get(f"{part}_flops")) or 0.0 for part in ("train", "generate", "score"))
-            rows.append({"flops": spent + flops, "accuracy": number(point["val_accuracy"]), "se": number(point.get("val_se"))})
+            rows.append(
+                {
+                    "flops": spent + flops,
+                    "accuracy": number(point["val_accuracy"]),
+                    "se": number(point.get("val_se")),
+                }
+            )
         spent += r.spend.total_flops
     return [row for row in rows if row["accuracy"] is not None]
 
@@ -195,7 +233,13 @@ def _versus(runs: Runs, method: str, control: str) -> dict[str, Any]:
     if d["value"] is None:
         return {"verdict": "unknown"}
     verdict = "beats" if d["value"] > Z * d["se"] else "loses" if d["value"] < -Z * d["se"] else "even"
-    return {"versus": d["value"], "versus_se": d["se"], "versus_n": d["n"], "paired": d["paired"], "verdict": verdict}
+    return {
+        "versus": d["value"],
+        "versus_se": d["se"],
+        "versus_n": d["n"],
+        "paired": d["paired"],
+        "verdict": verdict,
+    }
 
 
 def _verdict(row: dict[str, Any]) -> str:
@@ -212,20 +256,31 @@ def _verdict(row: dict[str, Any]) -> str:
         return "not measured on test problems"
     strength = abs(row["gain_in_se"] or 0.0)
     word = "gains" if row["gain"] > 0 else "loses"
-    return f"no control of its own; {word} {strength:.1f} standard errors" if strength > Z else "no gain to be seen; no control"
+    return (
+        f"no control of its own; {word} {strength:.1f} standard errors"
+        if strength > Z
+        else "no gain to be seen; no control"
+    )
 
 
 def _sigmoid(runs: Runs, record: RunRecord) -> dict[str, Any]:
-    """The sigmoid law of a reinforcement run: its reward against FLOPs, or why the curve does not identify it."""
+    """The sigmoid law of a reinforcement run: reward against FLOPs, or why the curve does not identify it."""
     from flopwise.laws import fit, get
 
     rows = runs.curve(record, "reward")
     C = [sum(number(r.get(f"{part}_flops")) or 0.0 for part in ("train", "generate", "score")) for r in rows]
     table = {"C": np.array(C), "reward": np.array([number(r["reward"]) or 0.0 for r in rows])}
     out: dict[str, Any] = {
-        "id": record.id, "name": record.name, "points": [{"flops": c, "reward": y} for c, y in zip(C, table["reward"], strict=True)],
-        "formula": get("rl_sigmoid").formula, "identified": False, "reasons": [], "params": None, "intervals": None, "line": [],
-    }  # fmt: skip
+        "id": record.id,
+        "name": record.name,
+        "points": [{"flops": c, "reward": y} for c, y in zip(C, table["reward"], strict=True)],
+        "formula": get("rl_sigmoid").formula,
+        "identified": False,
+        "reasons": [],
+        "params": None,
+        "intervals": None,
+        "line": [],
+    }
     try:
         f = fit("rl_sigmoid", table, loss="squared")
     except FlopwiseError as e:
@@ -238,21 +293,32 @@ def _sigmoid(runs: Runs, record: RunRecord) -> dict[str, Any]:
     first, last = table["reward"][:k], table["reward"][-k:]
     rise, noise = last.mean() - first.mean(), math.sqrt((first.var(ddof=1) + last.var(ddof=1)) / k)
     if rise < 3 * noise:
-        reasons.append(f"the reward rose by {100 * rise:.1f} ± {100 * noise:.1f} points, too little to give a curve its shape")
+        reasons.append(
+            f"the reward rose by {100 * rise:.1f} ± {100 * noise:.1f} points, too little to shape a curve"
+        )
     if f.params["Cmid"] > max(C):
         reasons.append("the fitted midpoint lies beyond the end of the run")
     if min(high, 1.0) - low > 0.2:
         reasons.append(f"the ceiling A may lie anywhere from {100 * low:.0f} to {100 * min(high, 1.0):.0f}%")
     line = [{"flops": c, "reward": v} for c, v in zip(grid, value, strict=True)]
     return out | {
-        "identified": not reasons and f.status == "converged", "reasons": reasons, "status": f.status, "params": f.params,
-        "intervals": {p: f.interval(p) for p in f.params}, "line": line, "rise": rise, "rise_se": noise,
-    }  # fmt: skip
+        "identified": not reasons and f.status == "converged",
+        "reasons": reasons,
+        "status": f.status,
+        "params": f.params,
+        "intervals": {p: f.interval(p) for p in f.params},
+        "line": line,
+        "rise": rise,
+        "rise_se": noise,
+    }
 
 
 def _reward(record: RunRecord) -> dict[str, Any]:
     within, pooled = record.metrics.get("auc_within"), record.metrics.get("auc_pooled")
     return {
-        "id": record.id, "name": record.name, "spend": _spend([record]),
-        "auc_within": within.model_dump() if within else None, "auc_pooled": pooled.model_dump() if pooled else None,
-    }  # fmt: skip
+        "id": record.id,
+        "name": record.name,
+        "spend": _spend([record]),
+        "auc_within": within.model_dump() if within else None,
+        "auc_pooled": pooled.model_dump() if pooled else None,
+    }

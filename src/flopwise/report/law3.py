@@ -13,7 +13,7 @@ from flopwise.records.record import RunRecord
 from flopwise.report.runs import Runs, number
 
 FIT_UP_TO = 16
-"""The coverage law sees so many samples of each problem where the recipe does not say; the others judge it."""
+"""Samples of each problem the coverage law sees, where the recipe does not say; the others judge it."""
 DEEP = 32
 """Models with this many samples per problem get a figure; the others a row."""
 FORMULAS = {"power": "pass@k = exp(-a k^-b)", "beta_binomial": "pass@k = 1 - B(a, b + k) / B(a, b)"}
@@ -22,7 +22,10 @@ FORMULAS = {"power": "pass@k = exp(-a k^-b)", "beta_binomial": "pass@k = 1 - B(a
 def collect_testtime(runs: Runs) -> dict[str, Any]:
     """The `testtime` part of the results (keys: see `collect`)."""
     models = [_model(runs, record) for record in runs.samples.values()]
-    models = sorted((m for m in models if m["curves"]), key=lambda m: (-m["n"], m["n_params"] or 0, m["lineage_flops"] or 0))
+    models = sorted(
+        (m for m in models if m["curves"]),
+        key=lambda m: (-m["n"], m["n_params"] or 0, m["lineage_flops"] or 0),
+    )
     missing = [] if models else [runs.why("sample", "Every curve")]
     deep = [m for m in models if m["n"] >= DEEP] or models[:4]
     if models and not any(m["n"] >= DEEP for m in models):
@@ -30,11 +33,17 @@ def collect_testtime(runs: Runs) -> dict[str, Any]:
     if deep and not any("reward_model" in m["curves"] for m in deep):
         missing.append(runs.why("reward", "The learned reward model's curve"))
     ids = {m["id"] for m in deep}
-    best = max(deep, key=lambda m: [m["curves"].get("verifier", [{}])[i].get("value") or 0.0 for i in (-1, 0)], default=None)
+    best = max(
+        deep,
+        key=lambda m: [m["curves"].get("verifier", [{}])[i].get("value") or 0.0 for i in (-1, 0)],
+        default=None,
+    )
     return {
-        "missing": missing, "best": best["id"] if best else None,
-        "models": [m for m in models if m["id"] in ids], "others": [m for m in models if m["id"] not in ids],
-    }  # fmt: skip
+        "missing": missing,
+        "best": best["id"] if best else None,
+        "models": [m for m in models if m["id"] in ids],
+        "others": [m for m in models if m["id"] not in ids],
+    }
 
 
 def _model(runs: Runs, record: RunRecord) -> dict[str, Any]:
@@ -45,17 +54,24 @@ def _model(runs: Runs, record: RunRecord) -> dict[str, Any]:
     spec = runs.spec(record)
     examples = runs.json(record, EXAMPLES_FILE)
     return {
-        "id": record.roles.get("model"), "name": made.name if made else record.name, "kind": made.kind if made else None,
-        "sample_run": record.id, "width": record.extra.get("width"), "n": int(spec.get("n") or 0),
-        "problems": spec.get("problems"), "n_params": number((record.model or {}).get("n_params_non_embedding")),
+        "id": record.roles.get("model"),
+        "name": made.name if made else record.name,
+        "kind": made.kind if made else None,
+        "sample_run": record.id,
+        "width": record.extra.get("width"),
+        "n": int(spec.get("n") or 0),
+        "problems": spec.get("problems"),
+        "n_params": number((record.model or {}).get("n_params_non_embedding")),
         "lineage_flops": made.lineage_spend.total_flops if made else None,
         "flops_per_sample": number(record.extra.get("flops_per_sample")),
         "prefill_flops": number(record.extra.get("prefill_flops")),
         "metrics": {k: m.model_dump() for k, m in record.metrics.items()},
         "curves": _curves(curves),
-        "coverage": None if correct is None else coverage(runs, record, correct, int(spec.get("fit_up_to") or FIT_UP_TO)),
+        "coverage": None
+        if correct is None
+        else coverage(runs, record, correct, int(spec.get("fit_up_to") or FIT_UP_TO)),
         "examples": [e for e in examples if isinstance(e, dict)] if isinstance(examples, list) else [],
-    }  # fmt: skip
+    }
 
 
 def _curves(content: Any) -> dict[str, list[dict[str, Any]]]:
@@ -94,13 +110,24 @@ def coverage(runs: Runs, record: RunRecord, correct: np.ndarray, up_to: int) -> 
     if form not in FORMS or number(content.get("value")) is None:
         return None
     at = FORMS[form][1]
-    points = [{"k": k, "fitted": k <= up_to, **mean_interval(pass_at_k(correct, k))} for k in powers_of_two(n)]
+    points = [
+        {"k": k, "fitted": k <= up_to, **mean_interval(pass_at_k(correct, k))} for k in powers_of_two(n)
+    ]
     measured = points[-1]["value"]
     return {
-        "form": form, "formula": FORMULAS.get(form, form), "params": params, "trial": content.get("trial") or {},
-        "fitted_up_to": up_to, "k": points[-1]["k"], "points": points,
+        "form": form,
+        "formula": FORMULAS.get(form, form),
+        "params": params,
+        "trial": content.get("trial") or {},
+        "fitted_up_to": up_to,
+        "k": points[-1]["k"],
+        "points": points,
         "line": [{"k": k, "value": at(params, k)} for k in np.geomspace(1, n, 40)],
-        "predicted": content["value"], "low": content.get("low"), "high": content.get("high"),
-        "measured": measured, "measured_se": points[-1]["se"], "difference": content["value"] - measured,
+        "predicted": content["value"],
+        "low": content.get("low"),
+        "high": content.get("high"),
+        "measured": measured,
+        "measured_se": points[-1]["se"],
+        "difference": content["value"] - measured,
         "inside": content["low"] <= measured <= content["high"],
-    }  # fmt: skip
+    }

@@ -45,7 +45,9 @@ class Runs:
                     self.problems.append(str(e))
         self.unfinished += [RunFolder(root / r.id) for r in records if r.status == "running"]
         if not (records or self.unfinished or self.problems):
-            raise FlopwiseError(f"no runs in {root}: it holds no run's folder; make some with `flopwise demo`")
+            raise FlopwiseError(
+                f"no runs in {root}: it holds no run's folder; make some with `flopwise demo`"
+            )
 
     def find(self, kind: str, method: str | None = None) -> list[RunRecord]:
         """Finished runs of a kind, oldest first."""
@@ -121,7 +123,9 @@ class Runs:
         """One plain sentence: why `what`, which a run of this kind would give, is missing."""
         for r in self.failed.values():
             if r.kind == kind and method in (None, r.method):
-                return f"{what} is missing: step {r.name or r.id} failed ({r.reason or 'no reason recorded'})."
+                return (
+                    f"{what} is missing: step {r.name or r.id} failed ({r.reason or 'no reason recorded'})."
+                )
         for f in self.unfinished:
             if f.kind == kind and method in (None, f.method):
                 return f"{what} is missing: step {f.name or f.id} was started and has not finished."

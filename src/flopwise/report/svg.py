@@ -28,13 +28,17 @@ class Axis:
     def share(self, value: float) -> float:
         """Where a value lies between the ends: 0 to 1, cut there."""
         if self.log:
-            at = (math.log(max(value, 1e-300)) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
+            at = (math.log(max(value, 1e-300)) - math.log(self.low)) / (
+                math.log(self.high) - math.log(self.low)
+            )
         else:
             at = (value - self.low) / (self.high - self.low)
         return min(1.0, max(0.0, at))
 
 
-def linear_axis(values: Sequence[float], label: str, text: Callable[[float], str], n: int = 5, **ends: float) -> Axis:
+def linear_axis(
+    values: Sequence[float], label: str, text: Callable[[float], str], n: int = 5, **ends: float
+) -> Axis:
     """An axis over values with round ticks; `low` and `high` fix an end."""
     low, high = ends.get("low", min(values)), ends.get("high", max(values))
     if high <= low:
@@ -47,7 +51,9 @@ def linear_axis(values: Sequence[float], label: str, text: Callable[[float], str
     return Axis(low, high, False, label, ticks, text)
 
 
-def log_axis(values: Sequence[float], label: str, text: Callable[[float], str], n: int = 6, pad: float = 0.05) -> Axis:
+def log_axis(
+    values: Sequence[float], label: str, text: Callable[[float], str], n: int = 6, pad: float = 0.05
+) -> Axis:
     """A logarithmic axis over positive values, ticks at 1, 2, 5 or at decades, about `n` at most."""
     positive = [v for v in values if v > 0] or [1.0, 10.0]
     low, high = math.log(min(positive)), math.log(max(positive))
@@ -66,8 +72,9 @@ def log_axis(values: Sequence[float], label: str, text: Callable[[float], str], 
 
 
 def _round_step(step: float) -> float:
+    """The 1, 2, 2.5 or 5 times a power of ten that comes nearest to a step."""
     power = 10.0 ** math.floor(math.log10(step))
-    return next(m for m in (1.0, 2.0, 2.5, 5.0, 10.0) if m * power >= step * (1 - 1e-9)) * power
+    return min((m * power for m in (1.0, 2.0, 2.5, 5.0, 10.0)), key=lambda s: abs(math.log(s / step)))
 
 
 @dataclass
@@ -100,11 +107,11 @@ class Plot:
         if len(points) > 1:
             self.marks.append(f'<path class="line {colour} {style}" d="{self._path(points)}"/>')
 
-    def band(self, lower: Sequence[Point], upper: Sequence[Point], colour: str, style: str = "") -> None:
-        """The area between two lines."""
-        if len(lower) > 1:
-            around = [*lower, *reversed(upper)]
-            self.marks.append(f'<path class="band {colour} {style}" d="{self._path(around)}Z"/>')
+    def band(self, rows: Sequence[tuple[float, float, float]], colour: str) -> None:
+        """The area between two lines: rows of x, low, high."""
+        if len(rows) > 1:
+            around = [*((x, low) for x, low, _ in rows), *((x, high) for x, _, high in reversed(rows))]
+            self.marks.append(f'<path class="band {colour}" d="{self._path(around)}Z"/>')
 
     def error(self, x: float, low: float, high: float, colour: str, cap: float = 0.0) -> None:
         """A vertical interval."""
@@ -114,26 +121,50 @@ class Plot:
             d += f"M{px - cap:.1f} {a:.1f}h{2 * cap:.1f}M{px - cap:.1f} {b:.1f}h{2 * cap:.1f}"
         self.marks.append(f'<path class="error {colour}" d="{d}"/>')
 
-    def dot(self, x: float, y: float, colour: str, tip: str = "", shape: str = "circle", r: float = 4.0, style: str = "") -> None:
+    def dot(
+        self,
+        x: float,
+        y: float,
+        colour: str,
+        tip: str = "",
+        shape: str = "circle",
+        r: float = 4.0,
+        style: str = "",
+    ) -> None:
         """A marker; `tip` is what hovering or tapping shows, line by line."""
         px, py = self.at(x, y)
         if shape == "circle":
             body = f'<circle cx="{px:.1f}" cy="{py:.1f}" r="{r}"'
         else:
+            a = 1.4 * r
             d = {
-                "diamond": f"M{px:.1f} {py - 1.4 * r:.1f}l{1.4 * r:.1f} {1.4 * r:.1f}l{-1.4 * r:.1f} {1.4 * r:.1f}l{-1.4 * r:.1f} {-1.4 * r:.1f}z",
+                "diamond": f"M{px:.1f} {py - a:.1f}l{a:.1f} {a:.1f}l{-a:.1f} {a:.1f}l{-a:.1f} {-a:.1f}z",
                 "square": f"M{px - r:.1f} {py - r:.1f}h{2 * r:.1f}v{2 * r:.1f}h{-2 * r:.1f}z",
                 "triangle": f"M{px:.1f} {py - 1.2 * r:.1f}l{1.2 * r:.1f} {2.1 * r:.1f}h{-2.4 * r:.1f}z",
-            }[shape]  # fmt: skip
+            }[shape]
             body = f'<path d="{d}"'
         self.marks.append(f'{body} class="dot {colour} {style}"/>')
         if tip:
-            self.marks.append(f'<circle class="hit" cx="{px:.1f}" cy="{py:.1f}" r="11" data-tip="{escape(tip)}"/>')
+            self.marks.append(
+                f'<circle class="hit" cx="{px:.1f}" cy="{py:.1f}" r="11" data-tip="{escape(tip)}"/>'
+            )
 
-    def text(self, x: float, y: float, words: str, colour: str = "ink", anchor: str = "start", dx: float = 0, dy: float = 0) -> None:
+    def text(
+        self,
+        x: float,
+        y: float,
+        words: str,
+        colour: str = "ink",
+        anchor: str = "start",
+        dx: float = 0,
+        dy: float = 0,
+    ) -> None:
         """Words at a value, moved by pixels."""
         px, py = self.at(x, y)
-        self.marks.append(f'<text class="label {colour}" x="{px + dx:.1f}" y="{py + dy:.1f}" text-anchor="{anchor}">{escape(words)}</text>')
+        self.marks.append(
+            f'<text class="label {colour}" x="{px + dx:.1f}" y="{py + dy:.1f}" text-anchor="{anchor}">'
+            f"{escape(words)}</text>"
+        )
 
     def end_label(self, x: float, y: float, words: str, colour: str) -> None:
         """Words beside the end of a line; those that would overlap are moved apart."""
@@ -143,7 +174,9 @@ class Plot:
     def vertical(self, x: float, words: str = "", style: str = "") -> None:
         """A rule at a value of x."""
         px, _ = self.at(x, self.y.low)
-        self.marks.append(f'<path class="rule {style}" d="M{px:.1f} {self.top}V{self.height - self.bottom}"/>')
+        self.marks.append(
+            f'<path class="rule {style}" d="M{px:.1f} {self.top}V{self.height - self.bottom}"/>'
+        )
         if words:
             end = px > self.width - 120
             self.marks.append(
@@ -158,25 +191,39 @@ class Plot:
         for tick in self.y.ticks:
             _, py = self.at(self.x.low, tick)
             out.append(f'<path class="grid" d="M{self.left} {py:.1f}H{w - self.right}"/>')
-            out.append(f'<text class="tick" x="{self.left - 8}" y="{py + 3.5:.1f}" text-anchor="end">{escape(self.y.text(tick))}</text>')
+            out.append(
+                f'<text class="tick" x="{self.left - 8}" y="{py + 3.5:.1f}" text-anchor="end">'
+                f"{escape(self.y.text(tick))}</text>"
+            )
         for tick in self.x.ticks:
             px, _ = self.at(tick, self.y.low)
             out.append(f'<path class="tickmark" d="M{px:.1f} {base}v4"/>')
-            out.append(f'<text class="tick" x="{px:.1f}" y="{base + 17}" text-anchor="middle">{escape(self.x.text(tick))}</text>')
+            out.append(
+                f'<text class="tick" x="{px:.1f}" y="{base + 17}" text-anchor="middle">'
+                f"{escape(self.x.text(tick))}</text>"
+            )
         out.append(f'<path class="axis" d="M{self.left} {base}H{w - self.right}"/>')
         out.append(f'<text class="axis-name" x="0" y="12">{escape(self.y.label)}</text>')
-        out.append(f'<text class="axis-name" x="{w - self.right}" y="{h - 6}" text-anchor="end">{escape(self.x.label)}</text>')
+        out.append(
+            f'<text class="axis-name" x="{w - self.right}" y="{h - 6}" text-anchor="end">'
+            f"{escape(self.x.label)}</text>"
+        )
         out += self.marks
         for px, py, words, colour in _spread(self.labels, self.top, base):
-            out.append(f'<text class="label {colour}" x="{px + 9:.1f}" y="{py + 4:.1f}">{escape(words)}</text>')
+            out.append(
+                f'<text class="label {colour}" x="{px + 9:.1f}" y="{py + 4:.1f}">{escape(words)}</text>'
+            )
         body = "".join(out)
         return (
-            f'<svg class="plot" viewBox="0 0 {w:g} {h:g}" role="img" aria-label="{escape(self.title or self.y.label)}" '
+            f'<svg class="plot" viewBox="0 0 {w:g} {h:g}" role="img" '
+            f'aria-label="{escape(self.title or self.y.label)}" '
             f'style="max-width:{1.25 * w:g}px">{body}</svg>'
         )
 
 
-def _spread(labels: list[tuple[float, float, str, str]], top: float, base: float, gap: float = 15) -> list[tuple[float, float, str, str]]:
+def _spread(
+    labels: list[tuple[float, float, str, str]], top: float, base: float, gap: float = 15
+) -> list[tuple[float, float, str, str]]:
     """Labels moved apart vertically by at least `gap`, as little as a sweep down and a sweep back up need."""
     rows = sorted(labels, key=lambda label: label[1])
     ys = [row[1] for row in rows]
