@@ -58,7 +58,7 @@ def tiny_overrides() -> list[str]:
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished shortened demo. Only read it: all tests share it, across the processes of pytest-xdist too."""
+    """The finished shortened demo. Only read it: all tests share it, those of other workers too."""
     from flopwise.launch import run
 
     base = tmp_path_factory.getbasetemp()

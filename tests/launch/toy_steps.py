@@ -1,4 +1,4 @@
-"""Steps for the scheduler's tests: they do in an instant what real ones do in minutes, and fail in every way."""
+"""Steps for the scheduler's tests: they do at once what real ones do in minutes, and fail in every way."""
 
 from __future__ import annotations
 

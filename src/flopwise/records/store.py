@@ -166,10 +166,9 @@ class RunStore:
             for r in records for k, m in r.metrics.items()
         ]  # fmt: skip
         curve = [
-            {"id": r.id, "run": r.name} | row
-            for r in records
-            for row in read_curve(self.root / r.id / CURVE_FILE)
-        ]
+            {**row, "id": r.id, "run": r.name}
+            for r in records for row in read_curve(self.root / r.id / CURVE_FILE)
+        ]  # fmt: skip
         closed: dict[str, Any] = {"python_enable_replacements": False, "temp_directory": ""}
         db = duckdb.connect(":memory:", config=closed)
         try:
