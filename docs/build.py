@@ -64,9 +64,9 @@ are named as its variables and target; `--map` renames them:
 ## A law of your own in ten lines
 
 It gets fitting, intervals, back-tests and comparison for free; put into `src/flopwise/laws/`, the command
-line too. Parameters are searched as logarithms (positive) unless `log=False`; `start` is where searches begin,
-with `unit` in multiples of a variable's geometric mean. Naming linear parameters and their terms (`linear`,
-`terms`, see `laws/pretraining.py`) makes the search surer.
+line too. Parameters are searched as logarithms (positive) unless `log=False`; `start` is where searches begin
+(with `unit`, in multiples of a variable's geometric mean). Naming linear parameters and their terms
+(`linear`, `terms`, see `laws/pretraining.py`) makes the search surer.
 
 ```python
 {own}```
@@ -98,8 +98,8 @@ def cli_page() -> str:
 
     group: Any = typer.main.get_command(command_line())
     parts = [
-        "# Commands\n\nMade from the commands' own help by `make docs`. Numbers come with `--json`; exit code "
-        "0 on success, 2 on bad input with one line that says what to do.\n"
+        "# Commands\n\nMade from the commands' own help by `make docs`. Numbers come with `--json`; exit "
+        "code 0 on success, 2 on bad input with one line that says what to do.\n"
     ]
     for name, command in group.commands.items():
         parts.append(f"## `flopwise {name}`\n\n{' '.join((command.help or '').split())}\n")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flopwise.cli.shared import Bar, number
-from flopwise.errors import FlopwiseError
+from flopwise.errors import FlopwiseError, one_line
 
 if TYPE_CHECKING:
     from flopwise.laws import Backtest, Fit
@@ -123,7 +123,7 @@ def predict(
     if made.extrapolation > 1:
         typer.echo(f"{made.extrapolation:.3g} times beyond the runs that were fitted")
     for warning in fitted.warnings:
-        typer.echo(f"mind: {warning}")
+        typer.echo(f"mind: {one_line(warning)}")
 
 
 def backtest(
@@ -185,7 +185,7 @@ def _heard() -> Iterator[None]:
         yield
     for w in caught:
         if issubclass(w.category, UserWarning):
-            typer.echo(f"flopwise: {w.message}", err=True)
+            typer.echo(f"flopwise: {one_line(w.message)}", err=True)
 
 
 def _read(

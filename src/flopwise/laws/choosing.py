@@ -126,8 +126,9 @@ def choose(
         if trials[i].rms < SIMPLER * trials[best].rms:
             best = i
     trial = trials[best]
+    rule = f"a form with more parameters must be better by {1 - SIMPLER:.0%} to displace a simpler one"
     reasons.append(
-        f"{trial.law} is chosen: it predicts the largest {by} to {trial.rms:.2%} (root mean square)"
+        f"{trial.law} is chosen: its back-test on the largest {by} errs by {trial.rms:.2%} ({rule})"
     )
     reasons += [f"{t.law}: {t.rms:.2%}" for i, t in enumerate(trials) if i != best]
     return Choice(replace(fits[best], misfit=trial.rms), fits, trials, reasons)

@@ -129,7 +129,8 @@ class Fit:
             below, above = np.maximum(middle - low, 0.0), np.maximum(high - middle, 0.0)
         else:
             J = differences(lambda theta: on_scale(law, evaluate(law, theta, x)), self.theta)
-            below = above = t * np.sqrt(np.maximum(np.einsum("ij,jk,ik->i", J, self.covariance, J), 0.0))
+            variance = np.einsum("ij,jk,ik->i", J, self.covariance, J)
+            below = above = np.minimum(t * np.sqrt(np.maximum(variance, 0.0)), _WIDEST)
         run = t * self.scatter
         misfit = float(ndtri(0.5 + level / 2)) * self.misfit
         ends = [
@@ -251,7 +252,7 @@ class Fit:
             d = json.loads(Path(path).read_text(encoding="utf-8"))
             law = get(str(d["law"]))
             k = len(law.names)
-            return cls(
+            fit = cls(
                 law=law.name, params={name: float(d["params"][name]) for name in law.names},
                 objective=float(d["objective"]), loss=str(d["loss"]), n=int(d["n"]),
                 n_clusters=int(d["n_clusters"]),
@@ -263,6 +264,16 @@ class Fit:
                 misfit=float(d.get("misfit") or 0.0),
                 samples=np.array(d["samples"], dtype=float).reshape(-1, k) if d.get("samples") else None,
             )  # fmt: skip
+            numbers = [
+                *fit.params.values(),
+                *fit.covariance.flat,
+                fit.scatter,
+                fit.misfit,
+                *np.ravel([*fit.ranges.values()]),
+            ]
+            if not (np.isfinite(numbers).all() and fit.dof > 0 and fit.scatter >= 0):
+                raise ValueError("not finite")
+            return fit
         except FileNotFoundError:
             raise FlopwiseError(
                 f"fit {path} does not exist; make it with: flopwise fit TABLE --law NAME --out {path}"

@@ -61,8 +61,9 @@ def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     per = float(np.square(size[stiff]).mean())
     between = max(0.0, (ms_b - ms_w) / per)
     within = ms_w if between else pooled
-    meat = within * J.T @ J + between * (J.T @ Z) @ (Z.T @ J)
-    covariance = inverse @ meat @ inverse * efficiency(delta, np.sqrt(within + between))
+    carried = inverse @ J.T @ Z
+    covariance = within * inverse + between * carried @ carried.T
+    covariance *= efficiency(delta, np.sqrt(within + between))
     return Spread(covariance, float(np.sqrt(between)), float(np.sqrt(within)), float(dof_b), True)
 
 
@@ -116,7 +117,8 @@ def _inverse(J: Array) -> Array:
     norms = np.linalg.norm(J, axis=0)
     norms = np.where(norms > 0, norms, 1.0)
     _, s, vt = np.linalg.svd(J / norms, full_matrices=False)
-    s = np.maximum(s, 1e-8 * s.max())
+    # A floor of 1e-5 means a variance 1e10 times the best: "not identified", yet sums keep their digits.
+    s = np.maximum(s, 1e-5 * s.max())
     return (vt.T / s**2) @ vt / np.outer(norms, norms)
 
 
