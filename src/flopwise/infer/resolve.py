@@ -36,8 +36,8 @@ class Found:
 def find_model(model: str | Path, runs: str | Path | None = None) -> Found:
     """Resolve what a person typed.
 
-    In this order: a folder in Hugging Face layout; a run's folder; with `runs`, a run in that folder by name,
-    id or unambiguous start of an id; `RUNS/NAME`, the same written as one path, as in `demo/grpo`.
+    In this order: a folder in Hugging Face layout; a run's folder; `RUNS/NAME`, as in `demo/grpo`, where the
+    name may also be an id or its unambiguous start; with `runs`, a name in that folder.
 
     Raises:
         FlopwiseError: nothing is there, the run is not finished, or it made no model.
@@ -48,10 +48,10 @@ def find_model(model: str | Path, runs: str | Path | None = None) -> Found:
         return Found(path, RunFolder(path.parent) if inside else None)
     if (path / SPEC_FILE).is_file():
         return _of_run(RunFolder(path))
-    if runs is not None:
-        return _of_run(RunStore(runs).folder(str(model)))
     if path.name and path.parent != Path() and path.parent.is_dir():
         return _of_run(RunStore(path.parent).folder(path.name))
+    if runs is not None:
+        return _of_run(RunStore(runs).folder(str(model)))
     raise FlopwiseError(
         f"model {str(model)[:120]!r} is no folder with a config.json and no run; give a Hugging Face folder "
         f"or RUNS/NAME, for example demo/grpo"

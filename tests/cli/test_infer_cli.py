@@ -1,0 +1,139 @@
+import json
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from flopwise.cli import infer
+from flopwise.errors import FlopwiseError
+
+app = typer.Typer()
+infer.register(app)
+
+SAMPLES = "id,correct,answer,prm\n" + "".join(
+    f"{p},{int(s == 0)},{'a' if s == 0 else 'b'},{1 - s / 4}\n" for p in range(3) for s in range(4)
+)
+
+
+def run(*arguments):
+    """Exit code 0 and what was printed."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == 0, result.output + repr(result.exception)
+    return result.stdout
+
+
+def refused(*arguments):
+    """The one line of an error that a person caused."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert isinstance(result.exception, FlopwiseError), result.output + repr(result.exception)
+    assert "\n" not in str(result.exception)
+    return str(result.exception)
+
+
+@pytest.fixture
+def samples(tmp_path):
+    path = tmp_path / "samples.csv"
+    path.write_text(SAMPLES)
+    return path
+
+
+MAP = ("--map", "problem=id,score=prm")
+
+
+def test_score_prints_the_contracts_keys(samples):
+    out = json.loads(run("score", samples, *MAP, "--k", "1,4,8", "--json"))
+    for key in ("pass_at_k", "majority_at_k", "best_of_n"):
+        assert list(out[key]) == ["1", "4", "8"]
+        assert out[key]["1"]["value"] == pytest.approx(0.25)
+        assert out[key]["8"]["value"] is None and "fewer than 8" in out[key]["8"]["reason"]
+    assert out["pass_at_k"]["4"]["value"] == out["best_of_n"]["4"]["value"] == 1
+    assert out["majority_at_k"]["4"]["value"] == 0
+    assert {"low", "high"} <= set(out["pass_at_k"]["4"])
+
+
+def test_score_for_people(samples):
+    out = run("score", samples, *MAP, "--k", "1,8", "--where", "id < 2")
+    assert "8 samples of 2 problems" in out
+    assert "pass@k" in out and "0.250" in out and "none: 2 of 2 problems have fewer than 8" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--k", "one"], "--k is 'one'"),
+        (["--k", "0"], "at least 1"),
+        (["--map", "score"], "must be NAME=COLUMN"),
+        (["--map", "problem=idd"], "no column 'idd'"),
+        ([], "no column 'problem'"),
+        ([*MAP, "--where", "id >"], "where"),
+        ([*MAP, "--where", "id > 99"], "no rows"),
+    ],
+)
+def test_score_refuses_in_one_line(samples, arguments, message):
+    assert message in refused("score", samples, *arguments)
+
+
+def test_score_refuses_files_it_cannot_read(tmp_path):
+    assert "does not exist" in refused("score", tmp_path / "no.csv")
+    (tmp_path / "bad.parquet").write_bytes(b"\x00\xff" * 50)
+    assert "cannot be read" in refused("score", tmp_path / "bad.parquet")
+    (tmp_path / "bad.csv").write_text("problem,correct\na,1\nb,maybe\n")
+    assert "'maybe' in row 2" in refused("score", tmp_path / "bad.csv")
+
+
+def test_solve_shows_answer_steps_votes_and_flops(tiny_run):
+    out = run("solve", tiny_run / "sft", "-p", "2, 3, 4 = 24", "-p", "1 2 3 = 6",
+              "--strategy", "self_consistency", "-n", 16, "--max-tokens", 24)  # fmt: skip
+    assert "2 3 4=24:" in out and "1 2 3=6:" in out
+    assert "FLOPs" in out and "prefill" in out
+    assert "votes of 16" in out or "no answer from 16" in out
+
+
+def test_solve_json_by_a_reward_model(tiny_run):
+    out = json.loads(run("solve", "sft", "--runs", tiny_run, "-p", "2 3 4 = 24", "-n", 4,
+                         "--reward", tiny_run / "reward", "--max-tokens", 24, "--json"))  # fmt: skip
+    answer = out["answers"][0]
+    assert len(answer["candidates"]) == len(answer["choice"]["scores"]) == 4
+    assert out["flops"]["score"] > 0
+    assert out["flops"]["total"] == pytest.approx(
+        sum(out["flops"][k] for k in ("prefill", "decode", "score"))
+    )
+
+
+def test_eval_asks_the_test_split(tiny_run):
+    settings = ("--problems", 40, "--max-tokens", 24, "--json")
+    greedy = json.loads(run("eval", tiny_run / "sft", "--strategy", "greedy", *settings))
+    best = json.loads(run("eval", tiny_run / "sft", "--strategy", "best_of_n", "-n", 8, *settings))
+    assert greedy["n_problems"] == 40 and not greedy["maybe_seen"]
+    assert greedy["low"] <= greedy["value"] <= greedy["high"]
+    assert best["flops_per_question"]["total"] > 4 * greedy["flops_per_question"]["total"]
+    text = run("eval", tiny_run / "sft", *settings[:-1])
+    assert "standard error" in text and "FLOPs per question" in text and "test split of" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["solve", "nowhere", "-p", "1 2 3 = 6"], "no folder with a config.json"),
+        (["solve", "nowhere", "-p", "1 2 = 6"], "is no problem"),
+        (["solve", "nowhere", "-p", "1 2 3 = 6", "--strategy", "luck"], "strategy is 'luck'"),
+        (["solve", "nowhere", "-p", "1 2 3 = 6", "--by", "luck"], "by is 'luck'"),
+        (["solve", "nowhere", "-p", "1 2 3 = 6", "--by", "reward"], "go together"),
+        (["eval", "nowhere"], "no folder with a config.json"),
+        (["eval", "nowhere", "--task", "chess"], "task is 'chess'"),
+    ],
+)
+def test_bad_requests_are_one_line(arguments, message):
+    assert message in refused(*arguments)
+
+
+def test_what_a_model_writes_cannot_steer_the_terminal():
+    assert infer._printable("a\x1b[2Jb\r\nc") == "a\\x1b[2Jb\\r\\nc"
+
+
+def test_importing_the_commands_loads_no_torch():
+    import subprocess
+
+    code = "import sys, flopwise.cli.infer; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
