@@ -140,8 +140,8 @@ def test_parameters_by_group(cfg):
 
     assert count.total == count.active == sum(sizes.values())
     assert count.by_module == {
-        "embedding": total("embed"), "attention": total("attn.qkv", "attn.out"), "mlp": total("mlp.gate", "mlp.down"),
-        "norms": total("norm"), "output": total("head"),
+        "embedding": total("embed"), "attention": total("attn.qkv", "attn.out"),
+        "mlp": total("mlp.gate", "mlp.down"), "norms": total("norm"), "output": total("head"),
     }  # fmt: skip
     assert count.non_embedding == count.total - total("embed", "head") == count.total - count.embedding
 

@@ -31,7 +31,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_ff", "max_seq_len"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise FlopwiseError(f"model: {name} is {value!r}, must be a whole number of at least 1")
         if self.head_dim_override is None and self.d_model % self.n_heads:
             raise FlopwiseError(
@@ -106,7 +106,8 @@ class ModelConfig:
         """Read a Llama-family `config.json` (also from hub models).
 
         Raises:
-            FlopwiseError: another family, or biases or rotary scaling that this model does not have.
+            FlopwiseError: another family, a part that this model does not have (biases, rotary scaling,
+                another activation), or a field that is missing or no number.
         """
         family = config.get("model_type")
         if family != "llama":
@@ -115,6 +116,19 @@ class ModelConfig:
             raise FlopwiseError(
                 "model: this checkpoint has biases in its linear layers, which is not supported"
             )
+        if config.get("hidden_act", "silu") != "silu":
+            raise FlopwiseError(
+                f"model: activation {config['hidden_act']!r:.40} is not supported, only 'silu'"
+            )
+        try:
+            return cls._read(config)
+        except KeyError as e:
+            raise FlopwiseError(f"model: config.json has no {e.args[0]}; fetch the model again") from None
+        except (TypeError, ValueError, ZeroDivisionError, AttributeError) as e:
+            raise FlopwiseError(f"model: config.json has a field of the wrong kind ({e!s:.100})") from e
+
+    @classmethod
+    def _read(cls, config: dict[str, Any]) -> ModelConfig:
         rope = config.get("rope_parameters") or {}
         scaling = config.get("rope_scaling") or {}
         kind = scaling.get("rope_type") or scaling.get("type") or rope.get("rope_type") or "default"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -103,15 +103,7 @@ def load(folder: Path) -> Transformer:
     from safetensors.torch import load_file
 
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FlopwiseError(
-            f"model {folder}: there is no config.json; give a folder in Hugging Face layout"
-        ) from None
-    except (ValueError, OSError) as e:
-        raise FlopwiseError(f"model {folder}: config.json cannot be read ({type(e).__name__})") from e
-    try:
-        cfg = ModelConfig.from_hf(config)
+        cfg = ModelConfig.from_hf(_read_json(folder, "config.json"))
         tensors: dict[str, Tensor] = {}
         for path in _weight_files(folder):
             tensors |= load_file(path)
@@ -129,13 +121,30 @@ def load(folder: Path) -> Transformer:
     return model
 
 
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    try:
+        content = json.loads((folder / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FlopwiseError(
+            f"model {folder}: there is no {name}; give a folder in Hugging Face layout"
+        ) from None
+    except (ValueError, OSError) as e:
+        raise FlopwiseError(f"model {folder}: {name} cannot be read ({type(e).__name__})") from e
+    if not isinstance(content, dict):
+        raise FlopwiseError(f"model {folder}: {name} holds a {type(content).__name__}, must be a JSON object")
+    return content
+
+
 def _weight_files(folder: Path) -> list[Path]:
     """One file, or the shards of an index; names that point outside the folder are refused."""
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
+    index = "model.safetensors.index.json"
+    if not (folder / index).exists():
         return [folder / "model.safetensors"]
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    shards = _read_json(folder, index).get("weight_map")
+    if not isinstance(shards, dict):
+        raise FlopwiseError(f"model {folder}: {index} has no weight_map; fetch the model again")
+    names = list(dict.fromkeys(shards.values()))
     for name in names:
-        if Path(name).name != name:
-            raise FlopwiseError(f"model {folder}: shard name {name!r:.80} is not a plain file name; not read")
+        if not isinstance(name, str) or Path(name).name != name:
+            raise FlopwiseError(f"model {folder}: {index}: {name!r:.80} is not a plain file name; not read")
     return [folder / name for name in names]

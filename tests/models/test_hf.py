@@ -1,0 +1,214 @@
+"""Checkpoints: `transformers` loads them as they are; we load what is sound and say what is not."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from safetensors.torch import load_file, save_file  # noqa: E402
+
+from flopwise.data.tokenizer import train_bpe  # noqa: E402
+from flopwise.errors import FlopwiseError  # noqa: E402
+from flopwise.models import hf  # noqa: E402
+from flopwise.models.config import ModelConfig  # noqa: E402
+from flopwise.models.transformer import Transformer  # noqa: E402
+
+SHAPES = {
+    "dial": ModelConfig.from_width(64, 2, 512),
+    "plain heads": ModelConfig(96, 32, 2, 4, 4, 80, max_seq_len=64),
+    "one key head, tied": ModelConfig(300, 40, 3, 4, 1, 112, tie_embeddings=True),
+    "wide heads, far base": ModelConfig(
+        64, 32, 1, 2, 1, 48, rope_theta=5e5, norm_eps=1e-6, head_dim_override=24
+    ),
+}
+
+
+@pytest.fixture(params=SHAPES.values(), ids=SHAPES.keys())
+def model(request: pytest.FixtureRequest) -> Transformer:
+    return noisy(Transformer(request.param))
+
+
+def noisy(model: Transformer) -> Transformer:
+    """All weights off their initial values, norms too."""
+    rng = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.copy_(torch.randn(p.shape, generator=rng) * (0.3 if p.ndim == 1 else 0.2) + (p.ndim == 1))
+    return model.eval()
+
+
+def ids(model: Transformer, B: int = 3, T: int = 60):
+    return torch.randint(model.cfg.vocab_size, (B, T), generator=torch.Generator().manual_seed(2))
+
+
+@torch.no_grad()
+def test_transformers_computes_the_same_logits(model, tmp_path):
+    hf.save(model, tmp_path)
+    theirs, info = transformers.LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert (model(ids(model)) - theirs.eval()(ids(model)).logits).abs().max() < 1e-4
+    auto = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert type(auto) is type(theirs)
+
+
+@torch.no_grad()
+def test_transformers_computes_the_same_scores(tmp_path):
+    model = noisy(Transformer(SHAPES["dial"], n_scores=1))
+    hf.save(model, tmp_path)
+    theirs = transformers.LlamaForSequenceClassification.from_pretrained(tmp_path).eval()
+    x = ids(model).clamp_min(2)  # 1 is the padding token
+    assert (model(x)[:, -1] - theirs(x).logits).abs().max() < 1e-4
+    # Right-padded: the score stands at the last real token.
+    padded = torch.cat([x, torch.ones(len(x), 4, dtype=x.dtype)], 1)
+    mask = (padded != 1).long()
+    assert (model(x)[:, -1] - theirs(padded, attention_mask=mask).logits).abs().max() < 1e-4
+    back = hf.load(tmp_path)
+    assert back.n_scores == 1 and torch.equal(back(x), model(x))
+
+
+def test_what_is_saved_loads_bit_for_bit(model, tmp_path):
+    hf.save(model, tmp_path)
+    back = hf.load(tmp_path)
+    assert back.cfg == model.cfg
+    for (name, a), (_, b) in zip(model.state_dict().items(), back.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@torch.no_grad()
+def test_what_transformers_saves_loads_here(tmp_path):
+    config = transformers.LlamaConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    theirs = transformers.LlamaForCausalLM(config).eval()
+    theirs.save_pretrained(tmp_path / "one")
+    theirs.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
+    for name in ("one", "shards"):
+        model = hf.load(tmp_path / name)
+        assert (model(ids(model)) - theirs(ids(model)).logits).abs().max() < 1e-4
+
+
+def test_half_precision_weights_are_widened(tmp_path):
+    model = noisy(Transformer(SHAPES["plain heads"]))
+    hf.save(model, tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({k: t.bfloat16() for k, t in load_file(path).items()}, path)
+    assert hf.load(tmp_path).embed.weight.dtype == torch.float32
+
+
+def test_auto_tokenizer_loads_ours(tmp_path):
+    tokenizer = train_bpe(["the cat sat on the mat; 12+7=19, 3*4=12\n"] * 20, 300)
+    hf.save(Transformer(ModelConfig(tokenizer.vocab_size, 16, 1, 2, 1, 16)), tmp_path, tokenizer)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    text = "the mat sat; 4*3=12, 107?"
+    assert theirs.encode(text) == tokenizer.encode(text)
+    assert theirs.decode(theirs.encode(text)) == text
+    assert (theirs.eos_token_id, theirs.pad_token_id) == (tokenizer.eos_id, tokenizer.pad_id)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    hf.save(Transformer(SHAPES["plain heads"]).initialise(0), tmp_path)
+    return tmp_path
+
+
+def one_line(folder: Path, match: str) -> None:
+    with pytest.raises(FlopwiseError, match=match) as e:
+        hf.load(folder)
+    assert "\n" not in str(e.value) and len(str(e.value)) < 400
+
+
+def edit(folder: Path, **changes) -> None:
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({k: v for k, v in config.items() if v != "gone"}))
+
+
+def test_missing_files(folder):
+    one_line(folder / "nowhere", "no config.json")
+    (folder / "model.safetensors").unlink()
+    one_line(folder, "model.safetensors")
+
+
+def test_damaged_weights(folder):
+    path = folder / "model.safetensors"
+    whole = path.read_bytes()
+    for damaged in (whole[:-100], whole[: len(whole) // 2], b"", b"\x00" * 64, b"\xff" * 64):
+        path.write_bytes(damaged)
+        one_line(folder, "fetch or train it again")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x00", '"llama"'])
+def test_damaged_config(folder, text):
+    (folder / "config.json").write_text(text)
+    one_line(folder, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model_type": "gpt2"}, "family 'gpt2'"),
+        ({"model_type": "gone"}, "family None"),
+        ({"attention_bias": True}, "biases"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rotary scaling 'llama3'"),
+        ({"hidden_act": "gelu"}, "gelu"),
+        ({"hidden_size": "gone"}, "hidden_size"),
+        ({"hidden_size": "wide"}, "wide"),
+        ({"hidden_size": -4}, "-4"),
+        ({"num_attention_heads": 0}, "0"),
+        ({"num_key_value_heads": 3}, "multiple"),
+        ({"head_dim": 7}, "odd"),
+        ({"rope_theta": "far"}, "far"),
+        ({"intermediate_size": 81}, "mismatch"),
+        ({"num_hidden_layers": 3}, "layers.2"),
+        ({"vocab_size": 97}, "mismatch"),
+    ],
+)
+def test_odd_config(folder, changes, match):
+    edit(folder, **changes)
+    one_line(folder, match)
+
+
+def test_shards_outside_the_folder_are_refused(folder):
+    index = folder / "model.safetensors.index.json"
+    for name in ("../model.safetensors", "/etc/passwd", "a/b.safetensors"):
+        index.write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
+        one_line(folder, "not a plain file name")
+    for text in ("{", "{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
+        index.write_text(text)
+        one_line(folder, "model.safetensors.index.json")
+
+
+def test_a_pickle_is_never_read(folder):
+    trap = folder / "trap"
+
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(trap),)
+
+    (folder / "model.safetensors").unlink()
+    torch.save({"a": Trap()}, folder / "pytorch_model.bin")
+    one_line(folder, "model.safetensors")
+    assert not trap.exists()
+
+
+def test_a_failed_save_leaves_the_old_weights(folder, monkeypatch):
+    before = (folder / "model.safetensors").read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError):
+        hf.save(Transformer(SHAPES["plain heads"]).initialise(1), folder)
+    assert (folder / "model.safetensors").read_bytes() == before
+    assert sorted(p.name for p in folder.iterdir()) == ["config.json", "model.safetensors"]
