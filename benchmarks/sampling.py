@@ -141,8 +141,11 @@ def run(checkpoint: Path | None = None) -> list[dict[str, Any]]:
 
     from flopwise.data.countdown import generate
     from flopwise.data.tokenizer import Tokenizer
+    from flopwise.flops.hardware import keep_freed_memory
     from flopwise.models import hf
 
+    # As the workers of an experiment do; the peer has the same of it.
+    keep_freed_memory()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

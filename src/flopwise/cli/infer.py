@@ -57,7 +57,7 @@ def solve(
     """Answer problems: the answer, its steps marked right or wrong, how it was chosen, what it cost."""
     from flopwise.infer.solving import solve as run
 
-    _few_threads()
+    _settle()
     bar = Bar("sampling", quiet=as_json)
     solution = run(
         model,
@@ -103,7 +103,7 @@ def evaluate(
 
     if task not in TASKS:
         raise FlopwiseError(f"eval: task is {task[:40]!r}, must be one of {', '.join(TASKS)}")
-    _few_threads()
+    _settle()
     bar = Bar("sampling", quiet=as_json)
     result = accuracy(
         model, problems, data, runs, strategy=strategy, n=n, by=_judge(by, reward), reward=reward,
@@ -211,9 +211,12 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
-def _few_threads() -> None:
+def _settle() -> None:
     """One thread unless OMP_NUM_THREADS says otherwise: models this small lose by more on a busy machine."""
-    if "OMP_NUM_THREADS" not in os.environ:
-        import torch
+    import torch
 
+    from flopwise.flops.hardware import keep_freed_memory
+
+    keep_freed_memory()
+    if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
