@@ -105,9 +105,7 @@ def test_the_tree_hangs_each_run_under_the_model_it_came_from(store: RunStore) -
     assert names(store.tree()) == [["data", [["trunk", [["branch", [["sft", ["samples"]], "distil"]]]]]]]
     assert store.get("distil").lineage_spend.train_flops == 8 + 4 + 2 + 1 + 1
     shutil.rmtree(store.root / store.get("branch").id)
-    assert (
-        names(store.tree()) == [["data", ["trunk", "sft", "distil"]]] or names(store.tree())[0][0] == "data"
-    )
+    assert names(store.tree()) == [["data", ["trunk", ["sft", [["samples", ["distil"]]]]]]]
 
 
 def test_sql_over_runs_metrics_and_curve(store: RunStore) -> None:
@@ -136,11 +134,13 @@ def test_hostile_names_take_no_column_of_the_record(store: RunStore) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        "COPY runs TO '{out}'", "ATTACH '{out}' AS other", "EXPORT DATABASE '{out}'", "INSTALL httpfs", "LOAD httpfs",
-        "SELECT * FROM read_csv('{file}')", "SELECT * FROM read_text('{file}')", "SELECT * FROM '{file}'",
-        "SELECT * FROM glob('/*')", "COPY runs FROM '{file}'", "SET enable_external_access = true",
-        "SET temp_directory = '/tmp'", "SELECT * FROM read_json('https://localhost/x')", "SELECT * FROM records",
-        "PRAGMA enable_profiling", "SELECT nothing FROM runs", "SELEC", "", "  -- nothing",
+        "COPY runs TO '{out}'", "COPY runs FROM '{file}'", "ATTACH '{out}' AS other",
+        "EXPORT DATABASE '{out}'", "SELECT * FROM read_csv('{file}')", "SELECT * FROM read_text('{file}')",
+        "SELECT * FROM '{file}'",
+        "SELECT * FROM glob('/*')", "SELECT * FROM read_json('https://localhost/x')", "INSTALL httpfs",
+        "LOAD httpfs", "SET enable_external_access = true", "SET temp_directory = '/tmp'",
+        "PRAGMA enable_profiling", "SELECT * FROM records", "SELECT nothing FROM runs", "SELEC", "",
+        "  -- nothing",
     ],
 )  # fmt: skip
 def test_sql_reaches_nothing_else(store: RunStore, sql: str, tmp_path: Path) -> None:

@@ -136,4 +136,11 @@ def query(
     table = Table(*map(_plain, names), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*map(_plain, row))
-    _console().print(table)
+    console = _console()
+    if console.measure(table, options=console.options.update_width(100_000)).maximum <= console.width:
+        console.print(table)
+        return
+    for row in rows:  # too wide for columns: a line per value
+        for name, value in zip(names, row, strict=True):
+            console.print(f"{_plain(name)}  {_plain(value)}", highlight=False)
+        console.print()
