@@ -30,7 +30,16 @@ def one(plot: Plot | None) -> Markup:
 
 def share_text(value: float) -> str:
     """A tick of an accuracy axis."""
-    return f"{100 * value:.0f}%"
+    return f"{100 * value:.3g}%"
+
+
+def loss_text(value: float) -> str:
+    """A tick of a loss axis.
+
+    >>> loss_text(3.0), loss_text(3.25)
+    ('3.0', '3.25')
+    """
+    return f"{value:.2f}".removesuffix("0")
 
 
 def size_colours(section: dict[str, Any]) -> dict[float, str]:
@@ -63,7 +72,7 @@ def loss_tokens(section: dict[str, Any], narrow: bool) -> Plot | None:
     ]
     plot = Plot(
         log_axis(xs, "training tokens D (log)", tick, 4 if narrow else 7, pad=0.0),
-        linear_axis(ys, "held-out loss, nats per token", lambda v: f"{v:.1f}", 7),
+        linear_axis(ys, "held-out loss, nats per token", loss_text, 7),
         *((358, 400) if narrow else (880, 460)),
         right=46 if narrow else 170,
         title="Held-out loss against training tokens for each model size",
@@ -117,9 +126,7 @@ def loss_compute(section: dict[str, Any], narrow: bool) -> Plot | None:
             tick,
             3 if narrow else 5,
         ),
-        linear_axis(
-            [q["loss"] for q in everything] + interval, "held-out loss, nats per token", lambda v: f"{v:.1f}"
-        ),
+        linear_axis([q["loss"] for q in everything] + interval, "held-out loss, nats per token", loss_text),
         *((358, 320) if narrow else (880, 340)),
         right=22 if narrow else 100,
         title="Held-out loss against training compute",

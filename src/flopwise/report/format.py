@@ -18,7 +18,7 @@ def digits(value: float, n: int = 3) -> str:
     """`n` significant digits without an exponent.
 
     >>> digits(1234.5), digits(1.2345), digits(0.0123456)
-    ('1,234', '1.23', '0.0123')
+    ('1,230', '1.23', '0.0123')
     """
     if value == 0:
         return "0"
@@ -48,6 +48,30 @@ def si(value: Any, unit: str = "", n: int = 3) -> str:
 def flop(value: Any) -> str:
     """FLOPs."""
     return si(value, "FLOP")
+
+
+def flop_range(low: Any, high: Any) -> str:
+    """An interval of FLOPs, the unit once where both ends share it.
+
+    >>> flop_range(1.05e12, 2.1e12).replace(SPACE, " "), flop_range(9e11, 2.1e12).replace(SPACE, " ")
+    ('1.05 to 2.10 TFLOP', '900 GFLOP to 2.10 TFLOP')
+    """
+    first, last = flop(low), flop(high)
+    value, _, unit = first.partition(SPACE)
+    return f"{value if unit and last.endswith(SPACE + unit) else first} to {last}"
+
+
+def rounded(value: Any, unit: str = "") -> str:
+    """A number that someone chose, without digits that say nothing.
+
+    >>> rounded(5e13, "FLOP").replace(SPACE, " "), rounded(1_000_000), rounded(None)
+    ('50 TFLOP', '1M', '–')
+    """
+    v = number(value)
+    if v is None:
+        return NOTHING
+    text = tick(v) if unit else tick(v).replace("G", "B")
+    return text if not unit else f"{text.rstrip('kMGTPE')}{SPACE}{text[len(text.rstrip('kMGTPE')) :]}{unit}"
 
 
 def tick(value: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flopwise.report.format import count, digits, flop, percent, percent_range, plain, ratio
+from flopwise.report.format import digits, percent, percent_range, plain, ratio, rounded
 from flopwise.report.runs import number
 
 STRATEGIES = {
@@ -29,7 +29,7 @@ def _answer(plan: dict[str, Any]) -> tuple[str | None, str | None]:
         return None, None
     budget, questions = plan.get("budget_flops"), plan.get("questions")
     expects = (
-        f"With {flop(budget)} for training and for {count(questions)} questions, it expects "
+        f"With {rounded(budget, 'FLOP')} for training and for {rounded(questions)} questions, it expects "
         f"{percent_range(best.get('accuracy'), best.get('low'), best.get('high'))} of them right"
     )
     other = plan.get("uncheckable")
@@ -79,15 +79,15 @@ def _law2(section: dict[str, Any]) -> dict[str, Any]:
         ("loses", "lose to their controls"),
         ("unknown", "have not been compared"),
     ):
-        names = [m["title"] for m in rows if m["verdict"] == verdict]
+        names = [_inside(m["title"]) for m in rows if m["verdict"] == verdict]
         if names:
             parts.append(f"{_list(names)} {words[verdict] if len(names) == 1 else plural}")
-    fell = [m["title"] for m in rows if _falls(m["pass_at_16_change"])]
-    tail = f" {_list(fell)} lowered the coverage of 16 samples: sharper, not abler." if fell else ""
+    fell = [_inside(m["title"]) for m in rows if _falls(m["pass_at_16_change"])]
+    tail = f" {_start(_list(fell))} lowered the coverage of 16 samples: sharper, not abler." if fell else ""
     return {
         "law": 2,
         "good": any(m["verdict"] == "beats" for m in rows),
-        "text": "; ".join(parts) + "." + tail,
+        "text": _start("; ".join(parts)) + "." + tail,
     }
 
 
@@ -115,6 +115,20 @@ def _law3(section: dict[str, Any]) -> dict[str, Any]:
         text += f", to {_list(others)} where they cannot"
     text += f", for {ratio(last['flops'] / first['flops'])} the FLOPs per question."
     return {"law": 3, "good": last["value"] > first["value"], "text": text}
+
+
+def _start(text: str) -> str:
+    """A sentence's first letter, large."""
+    return text[:1].upper() + text[1:]
+
+
+def _inside(title: str) -> str:
+    """A title within a sentence.
+
+    >>> _inside("Rejection sampling"), _inside("GRPO")
+    ('rejection sampling', 'GRPO')
+    """
+    return title if title[:2].isupper() else title[:1].lower() + title[1:]
 
 
 def _list(names: list[str]) -> str:

@@ -48,6 +48,8 @@ def render(results: dict[str, Any]) -> str:
     )
     for name in (
         "flop",
+        "flop_range",
+        "rounded",
         "count",
         "percent",
         "percent_range",
