@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from flopwise.errors import DamagedFile
+from flopwise.errors import DamagedFile, one_line
 from flopwise.models.transformer import Transformer
 from flopwise.train.optim import Optimiser
 
@@ -54,7 +54,6 @@ def load(path: Path, model: Transformer, optimiser: Optimiser | None = None) -> 
             optimiser.load_state(
                 {n.removeprefix("optim."): t for n, t in tensors.items() if n.startswith("optim.")}
             )
-    except (SafetensorError, KeyError, RuntimeError, ValueError, OSError) as e:
-        reason = str(e).splitlines()[0][:200]
-        raise DamagedFile(path, f"checkpoint {path} cannot be read ({reason})") from e
+    except (SafetensorError, KeyError, RuntimeError, TypeError, ValueError, OSError) as e:
+        raise DamagedFile(path, f"checkpoint {path} cannot be read ({one_line(e, 200)})") from e
     return counters
