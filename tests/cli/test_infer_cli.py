@@ -120,6 +120,8 @@ def test_eval_asks_the_test_split(tiny_run):
         (["solve", "nowhere", "-p", "1 2 3 = 6", "--strategy", "luck"], "strategy is 'luck'"),
         (["solve", "nowhere", "-p", "1 2 3 = 6", "--by", "luck"], "by is 'luck'"),
         (["solve", "nowhere", "-p", "1 2 3 = 6", "--by", "reward"], "go together"),
+        (["solve", "nowhere", "-p", "1 2 3 = 6", "-n", "1000000000000"], "exceed 500,000"),
+        (["eval", "nowhere", "--problems", "1"], "at least 2"),
         (["eval", "nowhere"], "no folder with a config.json"),
         (["eval", "nowhere", "--task", "chess"], "task is 'chess'"),
     ],

@@ -20,13 +20,13 @@ TASKS = ("countdown",)
 
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Strategy = Annotated[str, typer.Option("--strategy", help="greedy, self_consistency or best_of_n.")]
-N = Annotated[int, typer.Option("-n", min=1, max=100_000, help="Samples per prompt (greedy takes one).")]
+N = Annotated[int, typer.Option("-n", help="Samples per prompt (greedy takes one).")]
 By = Annotated[str, typer.Option("--by", help="Judge of best_of_n: verifier, reward or logprob.")]
 Reward = Annotated[
     str | None, typer.Option("--reward", help="Reward model, named like MODEL; implies --by reward.")
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", min=1, help="Limit of a completion.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Limit of a completion.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same samples.")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of runs in which MODEL is a name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -86,7 +86,7 @@ def evaluate(
     task: Annotated[str, typer.Option("--task", help="What to be tested on: countdown.")] = "countdown",
     strategy: Strategy = "greedy",
     n: N = 16,
-    problems: Annotated[int, typer.Option("--problems", min=2, help="Held-out problems to ask.")] = 500,
+    problems: Annotated[int, typer.Option("--problems", help="Held-out problems to ask.")] = 500,
     data: Annotated[
         str | None, typer.Option("--data", help="Data run (RUNS/NAME or folder) with the problems.")
     ] = None,

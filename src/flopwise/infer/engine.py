@@ -61,8 +61,9 @@ class Engine(Protocol):
     def sample(
         self, prompts: Sequence[Sequence[int]], n: int = 1, max_tokens: int = 64, stop: Sequence[int] = (),
         temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0,
+        prefix_tokens: Sequence[Sequence[int]] | None = None,
     ) -> SampleBatch:  # fmt: skip
-        """n completions of each prompt; temperature 0 is greedy."""
+        """n completions of each prompt, going on from `prefix_tokens`; temperature 0 is greedy."""
         ...
 
     def score(self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> list[np.ndarray]:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from flopwise.infer.local import LocalEngine
     from flopwise.models.config import ModelConfig
 
+MOST_SAMPLES = 500_000
+"""Per call, so that what is kept of each fits into memory."""
 UNSEEN_SEED = 20_260
 """Seed of problems for a model whose own held-out ones are not at hand."""
 
@@ -107,6 +109,10 @@ def solve(
         raise FlopwiseError("solve: best_of_n by reward and a reward model go together; give both or neither")
     if chosen.temperature is not None:
         temperature, n = chosen.temperature, 1
+    if len(problems) * n > MOST_SAMPLES:
+        raise FlopwiseError(
+            f"solve: {len(problems)} prompts x {n:,} samples exceed {MOST_SAMPLES:,}; lower n or ask in parts"
+        )
     found = find_model(model, runs)
     engine, tokenizer = _open(found)
     judge = None if reward is None else _open_judge(find_model(reward, runs), found)
@@ -156,6 +162,8 @@ def accuracy(
     Returns:
         value, low, high (95%), se, n_problems, abstained, flops_per_question, problems_from, maybe_seen.
     """
+    if n_problems < 2:
+        raise FlopwiseError(f"eval: {n_problems} problems asked for, an interval takes at least 2")
     found = find_model(model, runs)
     folder = found.data if data is None else _data_folder(data, runs)
     if folder is not None:
