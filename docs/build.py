@@ -50,8 +50,8 @@ are named as its variables and target; `--map` renames them:
 ## How sure a fit is
 
 - The default loss is the sum over points of Huber's loss of log predicted minus log observed, with limit 1e-3
-  (Hoffmann et al. 2022); `--loss squared` is half the sum of squares. Accuracies and coverages are fitted as
-  they are, without logarithm.
+  (Hoffmann et al. 2022). `--loss log_squared` is the sum of their squares, `--loss squared` that of the
+  differences themselves. Accuracies and coverages are always fitted as they are, without logarithm.
 - Intervals of parameters are by the delta method and Student's t. With `--cluster COLUMN`, noise between runs
   (trunks) is told apart from noise within them, and t has the degrees of freedom of the part between: few
   runs give wide intervals.

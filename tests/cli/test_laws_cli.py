@@ -64,7 +64,9 @@ def test_from_a_file_to_a_prediction(invoke, table, tmp_path):
 
 
 def test_tables_for_people(invoke, table):
-    shown = invoke("fit", table, "--law", "chinchilla", *MAP, "--cluster", "run", "--loss", "squared").stdout
+    shown = invoke(
+        "fit", table, "--law", "chinchilla", *MAP, "--cluster", "run", "--loss", "log_squared"
+    ).stdout
     assert "L = E + A / N^alpha" in shown and "alpha" in shown and "16 points of 4 runs" in shown
     shown = invoke("backtest", table, "--law", "chinchilla", *MAP).stdout
     assert "chinchilla" in shown and "held out: C = 6e+20" in shown
@@ -108,7 +110,7 @@ def test_the_catalogue(invoke):
         (("fit", "{table}", "--law", "chinchilla", *MAP[:3], "note = "), "where"),
         (("fit", "{table}", "--law", "chinchilla", *MAP[:3], "params > 1e99"), "no rows"),
         (("fit", "{table}", "--law", "chinchilla", *MAP[:3], "params < 2e7"), "at least 6 points"),
-        (("fit", "{table}", "--law", "chinchilla", *MAP, "--loss", "mae"), "log_huber, squared"),
+        (("fit", "{table}", "--law", "chinchilla", *MAP, "--loss", "mae"), "log_huber, log_squared, squared"),
         (("predict", "missing.json", "N=1"), "flopwise fit"),
         (("predict", "{table}", "N=1"), "not a fit"),
         (("backtest", "{table}", "--law", "chinchilla", *MAP, "--by", "width"), "width"),

@@ -20,7 +20,7 @@ def test_a_wider_run_lies_in_its_interval(ladder, between):
     for seed in range(20):
         table, truth = ladder(seed, between=between)
         run = get("chinchilla").function(truth, {"N": N, "D": D}) * np.exp(rng.normal(0, between))
-        p = fit("chinchilla", table, cluster="run", loss="squared", starts=30).predict(N=N, D=D)
+        p = fit("chinchilla", table, cluster="run", loss="log_squared", starts=30).predict(N=N, D=D)
         assert p.low < p.mean_low < p.value < p.mean_high < p.high
         inside.append(p.low <= run <= p.high)
     assert np.mean(inside) >= 0.9
@@ -28,7 +28,7 @@ def test_a_wider_run_lies_in_its_interval(ladder, between):
 
 def test_shared_noise_widens_intervals(ladder):
     table, _ = ladder(0, between=0.01, within=0.0005)
-    apart, together = (fit("chinchilla", table, loss="squared", cluster=c) for c in (None, "run"))
+    apart, together = (fit("chinchilla", table, loss="log_squared", cluster=c) for c in (None, "run"))
     assert together.dof == 2 and apart.dof == 10
     assert together.scatter > 0.003
     widths = [np.ptp(f.interval("alpha")) for f in (apart, together)]
@@ -45,12 +45,12 @@ def test_runs_that_the_law_uses_up_are_told(ladder):
 def test_bootstrap_resamples_runs(ladder):
     table, _ = ladder(2)
     shares = []
-    fitted = fit("chinchilla", table, cluster="run", loss="squared", bootstrap=30, progress=shares.append)
+    fitted = fit("chinchilla", table, cluster="run", loss="log_squared", bootstrap=30, progress=shares.append)
     assert fitted.samples.shape == (fitted.diagnostics["bootstrap"]["draws"], 5)
     assert shares[-1] == 1.0 and len(shares) == 30
     low, high = fitted.interval("alpha")
     assert low <= fitted.params["alpha"] * 1.05 and fitted.params["alpha"] <= high * 1.05
-    again = fit("chinchilla", table, cluster="run", loss="squared", bootstrap=30)
+    again = fit("chinchilla", table, cluster="run", loss="log_squared", bootstrap=30)
     assert again.interval("alpha") == (low, high)
     assert any("bootstrap over 5" in w for w in fitted.warnings)
 
@@ -150,7 +150,7 @@ def test_bad_tables_are_refused_in_one_line(change, message, ladder):
     ("arguments", "message"),
     [
         ({"law": "chinchila"}, "did you mean 'chinchilla'"),
-        ({"loss": "mse"}, "log_huber, squared"),
+        ({"loss": "mse"}, "log_huber, log_squared, squared"),
         ({"delta": 0.0}, "delta is 0.0"),
         ({"bootstrap": 3}, "from 20"),
         ({"cluster": "rum"}, "did you mean 'run'"),

@@ -27,6 +27,14 @@ def test_chinchilla_refit(chinchilla_runs):
     assert fitted.params == pytest.approx(expected, rel=1e-5)
 
 
+def test_squares_of_the_loss_itself_give_another_law(chinchilla_runs):
+    # The optimum of the residual sum of squares on the same 240 runs.
+    fitted = fit("chinchilla", chinchilla_runs, loss="squared")
+    assert fitted.objective == pytest.approx(0.0832038, rel=1e-5)
+    for name, value in {"E": 1.88281, "alpha": 0.357615, "beta": 0.427621}.items():
+        assert fitted.params[name] == pytest.approx(value, rel=1e-5)
+
+
 def test_chinchilla_bootstrap_is_as_wide_as_published(chinchilla_runs):
     # Standard errors of 4,000 bootstraps in their table 1: E .03, alpha .02, beta .02 (rounded).
     fitted = fit("chinchilla", chinchilla_runs, bootstrap=40)
@@ -67,6 +75,20 @@ def test_coverage_of_repeated_samples(published):
     fitted = fit("coverage_power", {"k": ks[seen], "coverage": np.array(coverage)[seen]}, loss="squared")
     assert fitted.status == "converged"
     assert fitted.predict(k=4096.0).value == pytest.approx(coverage[-1], abs=0.06)
+
+
+def test_overtraining_predicts_the_large_runs_from_small_ones(published):
+    # Gadre et al. 2024, arXiv 2403.08540: RedPajama 1.84 + (212 M^.136 + 367 M^-.136) C^-.136 from five small
+    # runs; 1.4B parameters at 640 tokens each are predicted to .71%, 6.9B at 20 to .73%.
+    table = published("gadre_overtraining/runs.csv")
+    table = only(table, table["dataset"] == "rpj") | {}
+    runs = {"N": table["N"], "D": table["D"], "loss": table["loss_c4_val"]}
+    fitted = fit("overtraining", only(runs, table["in_loss_fit"] == 1), loss="squared")
+    assert fitted.params == pytest.approx({"E": 1.84, "a": 212, "b": 367, "eta": 0.136}, rel=4e-3)
+    for name, error in (("rpj-open_lm_1b-32.0", 0.0071), ("rpj-open_lm_7b-1.0", 0.0073)):
+        (i,) = np.flatnonzero(table["name"] == name)
+        value = fitted.predict(N=runs["N"][i], D=runs["D"][i]).value
+        assert abs(value / runs["loss"][i] - 1) == pytest.approx(error, abs=1e-4)
 
 
 def test_overtrained_models_share_the_form(published):

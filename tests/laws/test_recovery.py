@@ -11,7 +11,7 @@ NAMES = [law.name for law in laws()]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("loss", ["log_huber", "squared"])
+@pytest.mark.parametrize("loss", ["log_huber", "log_squared", "squared"])
 def test_noise_free_parameters_are_recovered(name, loss, exact):
     table, truth = exact(name)
     fitted = fit(name, table, loss=loss)

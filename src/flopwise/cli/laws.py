@@ -24,7 +24,7 @@ Source = Annotated[Path, typer.Argument(metavar="TABLE", help=TABLE_HELP)]
 Name = Annotated[str, typer.Option("--law", help="A law of `flopwise laws`.")]
 Map = Annotated[list[str] | None, typer.Option("--map", help=MAP_HELP)]
 Where = Annotated[str | None, typer.Option("--where", help="An SQL condition on the table's columns.")]
-Loss = Annotated[str, typer.Option("--loss", help="log_huber or squared.")]
+Loss = Annotated[str, typer.Option("--loss", help="log_huber, log_squared or squared.")]
 Delta = Annotated[float, typer.Option("--delta", help="Where Huber's loss turns linear.")]
 Cluster = Annotated[str | None, typer.Option("--cluster", help="Column of runs whose points share noise.")]
 By = Annotated[str, typer.Option("--by", help="Hold out the rows with the largest of this column.")]
@@ -213,8 +213,8 @@ def _show(fitted: Fit) -> None:
         table.add_row(name, f"{value:.5g}", *(f"{end:.4g}" for end in fitted.interval(name)))
     console.print(table)
     runs = f" of {fitted.n_clusters} runs" if fitted.n_clusters < fitted.n else ""
-    unit = "" if law.scale == "plain" else " of the value"
-    scatter = f"{fitted.scatter:.3g}" if law.scale == "plain" else f"{fitted.scatter:.2%}"
+    unit = "" if fitted.scale == "plain" else " of the value"
+    scatter = f"{fitted.scatter:.3g}" if fitted.scale == "plain" else f"{fitted.scatter:.2%}"
     console.print(
         f"{fitted.n} points{runs}; objective {fitted.objective:.8g} ({fitted.loss}); scatter of single runs "
         f"{scatter}{unit}; {fitted.status}",

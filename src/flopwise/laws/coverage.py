@@ -1,8 +1,8 @@
 """Forecast coverage: from n samples per problem to pass@k at larger k, by the form that held-out k prefers.
 
-Two forms compete. The power form, pass@k = exp(-a k^-b) (Brown et al. 2024, arXiv 2407.21787, section 3), is a
-straight line in log(-log pass@k) against log k. The beta-binomial form lets each problem's chance of success
-be drawn from a beta distribution and is fitted to the counts by their likelihood; pass@k is then
+Two forms compete. The power form, pass@k = exp(-a k^-b) (Brown et al. 2024, arXiv 2407.21787, section 3), is
+a straight line in log(-log pass@k) against log k. The beta-binomial form lets each problem's chance of
+success be drawn from a beta distribution and is fitted to the counts by their likelihood; pass@k is then
 1 - B(a, b + k) / B(a, b). Neither wins everywhere, so they are tried on the samples at hand first.
 """
 
@@ -75,7 +75,9 @@ def beta_binomial(counts: np.ndarray, n: int) -> dict[str, float]:
 
     mean = float(np.clip(weight @ c / (n * weight.sum()), 1e-4, 1 - 1e-4))
     start = np.log([2 * mean, 2 * (1 - mean)])
-    best = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=[(-12.0, 12.0)] * 2, options={"gtol": 1e-8})
+    best = minimize(
+        cost, start, jac=True, method="L-BFGS-B", bounds=[(-12.0, 12.0)] * 2, options={"gtol": 1e-8}
+    )
     a, b = np.exp(best.x)
     return {"a": float(a), "b": float(b)}
 
@@ -107,7 +109,9 @@ def forecast(correct: np.ndarray, k: int, seed: int = 0, draws: int = 200, level
     """
     problems, n = correct.shape
     if n < 8 or problems < 10:
-        raise FlopwiseError(f"coverage: {problems} problems with {n} samples; a forecast needs 10 problems with 8 samples")
+        raise FlopwiseError(
+            f"coverage: {problems} problems with {n} samples; a forecast needs 10 problems with 8 samples"
+        )
     c, early = correct.sum(axis=1).astype(int), correct[:, : n // TRIAL].sum(axis=1).astype(int)
     if not c.any():
         raise FlopwiseError(f"coverage: none of {correct.size} samples is right; nothing to forecast from")
@@ -117,15 +121,17 @@ def forecast(correct: np.ndarray, k: int, seed: int = 0, draws: int = 200, level
     rng = np.random.default_rng(seed)
     redrawn = []
     for _ in range(draws):
-        rows = rng.integers(0, problems, problems)
-        if c[rows].any():
-            name, fitted, _ = _choose(c, early, n, rows)
+        again = rng.integers(0, problems, size=problems)
+        if c[again].any():
+            name, fitted, _ = _choose(c, early, n, again)
             redrawn.append(FORMS[name][1](fitted, k))
     low, high = np.quantile(redrawn, [0.5 - level / 2, 0.5 + level / 2])
     return Forecast(form, params, n, k, value, float(low), float(high), trial, np.array(redrawn))
 
 
-def _choose(c: np.ndarray, early: np.ndarray, n: int, rows: np.ndarray) -> tuple[str, dict[str, float], dict[str, float]]:
+def _choose(
+    c: np.ndarray, early: np.ndarray, n: int, rows: np.ndarray
+) -> tuple[str, dict[str, float], dict[str, float]]:
     """The form that forecasts pass@n best from the first samples, fitted to all of them."""
     counts, first = np.bincount(c[rows], minlength=n + 1), np.bincount(early[rows], minlength=n // TRIAL + 1)
     truth = _coverage(counts, n, n)

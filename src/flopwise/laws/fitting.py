@@ -10,12 +10,12 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 from flopwise.laws.law import Array, Law, get
 from flopwise.laws.result import Allocation, Fit, Prediction
-from flopwise.laws.search import Minimum, Problem, minimise, unpack
+from flopwise.laws.search import NO_VALUE, Minimum, Problem, minimise, unpack
 from flopwise.laws.uncertainty import Spread, bootstrap, spread
 
 __all__ = ["LOSSES", "Allocation", "Fit", "Prediction", "fit"]
 
-LOSSES = ("log_huber", "squared")
+LOSSES = ("log_huber", "log_squared", "squared")
 
 
 def fit(
@@ -29,8 +29,9 @@ def fit(
     Args:
         table: columns by name (a mapping or dataframe), or the path of a file or folder of runs
             (`read_table`); those named as the law's variables and target are used.
-        loss: "log_huber" (sum over points of Huber's loss with limit `delta`, on the law's scale, which is
-            the logarithm for losses) or "squared" (half the sum of squares on that scale).
+        loss: "log_huber" (sum over points of Huber's loss, limit `delta`, of the difference of logarithms),
+            "log_squared" (sum of its squares) or "squared" (sum of squares of the difference itself). Laws of
+            accuracy and coverage have no logarithm: there all three take the difference itself.
         cluster: column of runs whose points share noise (checkpoints and branches of one run).
         starts: random starts for the nonlinear parameters.
         bootstrap: refits to resampled clusters (rows, without `cluster`); intervals are then their quantiles.
@@ -49,17 +50,19 @@ def fit(
         raise FlopwiseError(f"fit: bootstrap is {bootstrap}, must be 0 or from 20 to 100000 refits")
     x, y, clusters = _columns(law, table, target or law.target, cluster)
     _enough(law, x, y)
-    problem = Problem(law, x, y, delta if loss == "log_huber" else np.inf)
+    scale = "plain" if loss == "squared" else law.scale
+    problem = Problem(law, x, y, delta if loss == "log_huber" else np.inf, scale)
     ends = minimise(problem, max(starts, 1), seed)
     best = ends[0]
     r, J = problem.residuals(best.theta), problem.jacobian(best.theta)
-    if not np.isfinite(J).all() or np.abs(r).max() >= 1e3:
+    if not np.isfinite(J).all() or np.abs(r).max() >= NO_VALUE:
         raise FlopwiseError(
             f"fit: {law.name} has no value at these points for any parameters tried; check their units"
         )
     noise = spread(J, r, clusters, problem.delta)
     out = Fit(
-        law=law.name, params=unpack(law, best.theta), objective=best.cost, loss=loss, n=len(y),
+        law=law.name, params=unpack(law, best.theta), objective=best.cost * (1 if loss == "log_huber" else 2),
+        loss=loss, n=len(y),
         n_clusters=len(y) if clusters is None else len(np.unique(clusters)), covariance=noise.covariance,
         scatter=noise.scatter, dof=noise.dof,
         ranges={name: (float(v.min()), float(v.max())) for name, v in x.items()},

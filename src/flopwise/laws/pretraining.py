@@ -85,6 +85,33 @@ BROKEN = register(
     )
 )  # fmt: skip
 
+
+def _overtraining_terms(p: P, x: Columns) -> Array:
+    # M^eta C^-eta = 6^-eta N^-2eta, and M^-eta C^-eta = 6^-eta D^-2eta.
+    ones, eta = np.ones_like(x["N"]), p["eta"]
+    return np.stack([ones, 6**-eta * x["N"] ** (-2 * eta), 6**-eta * x["D"] ** (-2 * eta)], axis=1)
+
+
+def _overtraining(p: P, x: Columns) -> Array:
+    power = -2 * p["eta"]
+    return p["E"] + 6 ** -p["eta"] * (p["a"] * x["N"] ** power + p["b"] * x["D"] ** power)
+
+
+OVERTRAINING = register(
+    Law(
+        name="overtraining", regime="pretraining",
+        formula="L = E + (a M^eta + b M^-eta) C^-eta, M = D / N, C = 6 N D",
+        variables=("N", "D"), target="loss",
+        parameters=(
+            Parameter("E", (0.1, 3.0)), Parameter("a", (1.0, 1e4)), Parameter("b", (1.0, 1e4)),
+            Parameter("eta", (0.025, 0.6)),
+        ),
+        function=_overtraining, linear=("E", "a", "b"), terms=_overtraining_terms,
+        source="Gadre et al. 2024, arXiv 2403.08540: Chinchilla with equal exponents", status="checked",
+        needs="three sizes, or two and another ratio of tokens to parameters; five points or more",
+    )
+)  # fmt: skip
+
 KAPLAN = register(
     Law(
         name="kaplan", regime="pretraining", formula="L = ((Nc / N)^(aN / aD) + Dc / D)^aD",

@@ -61,16 +61,21 @@ class Fit:
     covariance: np.ndarray
     """Of the parameters as searched (logarithms where the parameter is positive) [k, k]."""
     scatter: float
-    """Standard deviation of single runs around the law, on the law's scale."""
+    """Standard deviation of single runs around the law, on `scale`."""
     dof: float
     ranges: dict[str, tuple[float, float]]
     status: str
     diagnostics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     misfit: float = 0.0
-    """Root mean square error with which the law predicted held-out scale; 0 where nobody tried."""
+    """Relative root mean square error of predictions of held-out scale; 0 where nobody tried."""
     samples: np.ndarray | None = field(default=None, repr=False)
     """Searched parameters of bootstrap refits [m, k]; intervals then are their quantiles."""
+
+    @property
+    def scale(self) -> str:
+        """Of residuals: "log", or "plain" (laws of accuracy, and fits by squares of the target itself)."""
+        return "plain" if self.loss == "squared" else get(self.law).scale
 
     @property
     def theta(self) -> np.ndarray:
@@ -122,24 +127,26 @@ class Fit:
                 f"predict: {reason}; it is not extrapolated ({beyond:.3g} times beyond the data)"
             )
         t = self._t(level)
-        middle = on_scale(law, evaluate(law, self.theta, x))
+        middle = on_scale(self.scale, evaluate(law, self.theta, x))
         if self.samples is not None:
-            drawn = np.stack([on_scale(law, evaluate(law, s, x)) for s in self.samples])
+            drawn = np.stack([on_scale(self.scale, evaluate(law, s, x)) for s in self.samples])
             low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2], axis=0)
             below, above = np.maximum(middle - low, 0.0), np.maximum(high - middle, 0.0)
         else:
-            J = differences(lambda theta: on_scale(law, evaluate(law, theta, x)), self.theta)
+            J = differences(lambda theta: on_scale(self.scale, evaluate(law, theta, x)), self.theta)
             variance = np.einsum("ij,jk,ik->i", J, self.covariance, J)
             below = above = np.minimum(t * np.sqrt(np.maximum(variance, 0.0)), _WIDEST)
         run = t * self.scatter
-        misfit = float(ndtri(0.5 + level / 2)) * self.misfit
+        misfit = (
+            float(ndtri(0.5 + level / 2)) * self.misfit * (1.0 if self.scale == "log" else np.abs(middle))
+        )
         ends = [
             middle - np.maximum(np.hypot(below, run), misfit),
             middle + np.maximum(np.hypot(above, run), misfit),
             middle - below, middle + above,
         ]  # fmt: skip
         with np.errstate(over="ignore"):
-            back = [np.exp(v) if law.scale == "log" else v for v in (middle, *ends)]
+            back = [np.exp(v) if self.scale == "log" else v for v in (middle, *ends)]
         clipped = [back[0], *(np.clip(v, *law.span) for v in back[1:])]
         scalar = all(np.ndim(v) == 0 for v in variables.values())
         value, low, high, mean_low, mean_high = (float(v[0]) if scalar else v for v in clipped)

@@ -9,7 +9,7 @@ stay there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from flopwise.laws.law import Array, Law, Parameter
 
 STEP = 1e-5
 """Of central differences, in logarithms of parameters: errors of 1e-10 of the derivative."""
+NO_VALUE = 1e100
+"""A residual where the law has no value: beyond all others, with a square that is still a number."""
 _BELOW, _ABOVE = 12.0, 35.0
 """How far outside its starting range (e to this power) an unbounded positive parameter may go: a floor of
 zero is a finding, not a place to get lost in."""
@@ -30,13 +32,15 @@ class Problem:
     x: Mapping[str, Array]
     y: Array
     delta: float
-    """Where the Huber loss turns from squares to absolute values; infinity for plain squares."""
+    """Where the Huber loss turns from squares to absolute values; infinity for squares alone."""
+    scale: str
+    """On which residuals are taken: "log" or "plain"."""
 
     def residuals(self, theta: Array) -> Array:
-        """Prediction minus observation on the law's scale [n]; 1000 where the law has no value."""
+        """Prediction minus observation on the scale [n]; NO_VALUE where the law has none."""
         with np.errstate(all="ignore"):
-            out = on_scale(self.law, evaluate(self.law, theta, self.x)) - on_scale(self.law, self.y)
-        return np.where(np.isfinite(out), out, 1e3)
+            out = on_scale(self.scale, evaluate(self.law, theta, self.x)) - on_scale(self.scale, self.y)
+        return np.clip(np.where(np.isfinite(out), out, NO_VALUE), -NO_VALUE, NO_VALUE)
 
     def cost(self, r: Array) -> float:
         """Sum over points of the Huber loss."""
@@ -76,7 +80,7 @@ def minimise(problem: Problem, n_starts: int, seed: int) -> list[Minimum]:
     starts = [np.clip(s, lower, upper) for s in _starts(problem, n_starts, seed)]
     starts.sort(key=lambda theta: problem.cost(problem.residuals(theta)))
     # Rough descents in squares: the valley is the same, and it is smoother.
-    smooth = Problem(problem.law, problem.x, problem.y, np.inf)
+    smooth = replace(problem, delta=np.inf)
     rough = sorted(
         (descend(smooth, s, 25, newton=False) for s in starts[: max(8, n_starts // 16)]), key=lambda m: m.cost
     )
@@ -232,9 +236,9 @@ def differences(function, theta: Array, h: float = STEP) -> Array:  # type: igno
     return np.stack([(function(theta + e) - function(theta - e)) / (2 * h) for e in steps], axis=-1)
 
 
-def on_scale(law: Law, values: Array) -> Array:
-    """Values on the scale on which residuals are taken."""
-    return np.log(values) if law.scale == "log" else values
+def on_scale(scale: str, values: Array) -> Array:
+    """Values or their logarithms."""
+    return np.log(values) if scale == "log" else values
 
 
 def evaluate(law: Law, theta: Array, x: Mapping[str, Array]) -> Array:

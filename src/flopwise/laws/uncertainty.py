@@ -9,7 +9,7 @@ three of whose freedoms the law uses up, two are left, and intervals are wide be
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -62,8 +62,7 @@ def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     between = max(0.0, (ms_b - ms_w) / per)
     within = ms_w if between else pooled
     carried = inverse @ J.T @ Z
-    covariance = within * inverse + between * carried @ carried.T
-    covariance *= efficiency(delta, np.sqrt(within + between))
+    covariance = within * efficiency(delta, np.sqrt(within)) * inverse + between * carried @ carried.T
     return Spread(covariance, float(np.sqrt(between)), float(np.sqrt(within)), float(dof_b), True)
 
 
@@ -102,7 +101,7 @@ def bootstrap(
             x = {name: values[rows] for name, values in problem.x.items()}
             if len(np.unique(np.stack(list(x.values())), axis=1).T) >= k:
                 break
-        end = descend(Problem(problem.law, x, problem.y[rows], problem.delta), theta, 300)
+        end = descend(replace(problem, x=x, y=problem.y[rows]), theta, 300)
         if end.converged:
             out.append(end.theta)
         else:
