@@ -57,10 +57,11 @@ def keep_freed_memory() -> None:
     mallopt(m_trim_threshold, (1 << 31) - 1)
 
 
-def matmul_peak(dtype: str = "float32", threads: int = 1, size: int = 1024, seconds: float = 0.3) -> float:
+def matmul_peak(dtype: str = "float32", threads: int = 1, size: int = 512, seconds: float = 0.3) -> float:
     """Fastest matrix product seen, in FLOP/s: the ceiling that training and decoding are compared with.
 
-    Uses torch where installed, else numpy (float32 only). Best of the products that fit into `seconds`.
+    Uses torch where installed, else numpy (float32 only). Best of the products that fit into `seconds`;
+    each takes a few milliseconds, so that on a busy machine some run without being interrupted.
 
     Raises:
         FlopwiseError: a dtype other than float32 without torch, or one that torch does not know.
