@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Fit": "laws", "backtest": "laws", "choose": "laws", "compare": "laws", "fit": "laws", "laws": "laws",
     "RunRecord": "records", "RunStore": "records", "read_table": "records", "run": "launch",
-    "score": "infer", "solve": "infer",
+    "score": "infer", "solve": "infer", "plan": "plan",
 }  # fmt: skip
 __all__ = [*_HOMES]
 
@@ -20,6 +20,6 @@ def __getattr__(name: str) -> Any:
         from importlib import import_module
 
         module = import_module(f"flopwise.{_HOMES[name]}")
-        # `laws` is the package, which is callable as the catalogue: the same object before and after its import.
-        return module if name == "laws" else getattr(module, name)
+        # `laws` and `plan` are packages that can be called: the same object before and after their import.
+        return module if name in ("laws", "plan") else getattr(module, name)
     raise AttributeError(f"module 'flopwise' has no attribute {name!r}")

@@ -17,10 +17,10 @@ app = typer.Typer(
 
 def command_line() -> typer.Typer:
     """The app with the commands of every group."""
-    from flopwise.cli import data, experiments, infer, laws, runs
+    from flopwise.cli import data, experiments, infer, laws, plan, report, runs
 
     if not app.registered_commands:
-        for group in (experiments, runs, laws, infer, data):
+        for group in (experiments, runs, laws, plan, infer, report, data):
             group.register(app)
     return app
 

@@ -76,12 +76,27 @@ def _run(
             f"{len(summary.done)} steps run, {len(summary.cached)} found done, {len(summary.failed)} failed, "
             f"{time.monotonic() - start:.0f} s"
         )
+        _headline(out)
     if summary.failed:
         first, reason = next(iter(summary.failed.items()))
         raise FlopwiseError(
             f"{len(summary.failed)} steps failed or were left out, first {first}: {reason}; "
             "the same command tries them again"
         )
+
+
+def _headline(out: Path) -> None:
+    """What the report says first, and where it lies."""
+    from flopwise.launch import REPORT_FILE
+
+    try:
+        top = json.loads((out / "results.json").read_bytes())["headline"]
+    except (OSError, ValueError, KeyError):
+        return
+    lines = [f"Where the next FLOP should go: {top['answer']}." if top.get("answer") else None, top.get("expects")]
+    lines += [f"Law {finding['law']}: {finding['text']}" for finding in top.get("findings", [])]
+    typer.echo("\n".join(one_line(line, 400) for line in lines if line))
+    typer.echo(f"The report: {out / REPORT_FILE}")
 
 
 def _row(step: Any) -> dict[str, Any]:

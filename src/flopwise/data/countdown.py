@@ -18,7 +18,7 @@ from functools import cache, cached_property
 from flopwise.errors import FlopwiseError
 
 LARGEST_NUMBER, LARGEST_TARGET = 20, 100
-DEAD_ENDS = (0.5, 0.3, 0.2)
+DEAD_ENDS = (0.8, 0.15, 0.05)
 """Chances of 0, 1 and 2 dead ends in a demonstration."""
 MAX_CHARS = 4096
 """A longer completion is no answer: nothing a person or model sends may cost more than a bounded time."""

@@ -11,11 +11,17 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 
+REPORT_FILE = "report.html"
+
+
 def run(
-    recipe: str | Path, out: str | Path = "runs", overrides: list[str] | None = None, workers: int | None = None,
-    quiet: bool = False,
+    recipe: str | Path, out: str | Path = "runs", overrides: list[str] | None = None,
+    workers: int | None = None, quiet: bool = False,
 ) -> Summary:  # fmt: skip
-    """Run a recipe's steps that are not yet done; returns what was done, skipped, and failed.
+    """Run a recipe's steps that are not yet done, then write its report into `out`.
+
+    Returns:
+        What was done, found done, and failed; the report says plainly what a failed step leaves open.
 
     Raises:
         FlopwiseError: the recipe is wrong, or another process runs in the same folder.
@@ -25,8 +31,13 @@ def run(
     from flopwise.launch.recipe import load
     from flopwise.launch.scheduler import run_steps
     from flopwise.records.store import RunStore
+    from flopwise.report import build
 
     checked = load(recipe, overrides or [])
     steps = expand(checked)
+    n_workers = checked.workers if workers is None else workers
     with Display(steps, quiet=quiet) as display:
-        return run_steps(steps, RunStore(out), workers=checked.workers if workers is None else workers, display=display)
+        summary = run_steps(steps, RunStore(out), workers=n_workers, display=display)
+    if summary.done or summary.cached:
+        build(Path(out), Path(out) / REPORT_FILE)
+    return summary

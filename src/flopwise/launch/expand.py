@@ -221,10 +221,10 @@ class Expansion:
     def testtime(self) -> None:
         """Law 3: many samples of a few models, a few of all others; the joint law before the held-out model's."""
         t, p, seed = self.recipe.testtime, self.recipe.posttrain, self.recipe.seed
-        base, student = self._rung(p.base, "base", seed), self._rung(p.student, "student", seed)
-        for name in (base, "sft", "grpo", student, "sft-student", "distill"):
+        base = self._rung(p.base, "base", seed)
+        for name in (base, "sft", "grpo", "sft-student", "distill"):
             self.sample(name, t.n, "reward")
-        rungs = [name for name in self.rungs(seed) if name not in (base, student)]
+        rungs = [name for name in self.rungs(seed) if name != base]
         for name in (*rungs, *(n for n in self.tuned_names if f"sample-{n}" not in self.names)):
             self.sample(name, t.light_n)
         sampled = {f"sampled{i}": f"sample-{name}" for i, name in enumerate(self.rungs(seed))}

@@ -121,7 +121,7 @@ def forecast(correct: np.ndarray, k: int, seed: int = 0, draws: int = 200, level
     rng = np.random.default_rng(seed)
     redrawn = []
     for _ in range(draws):
-        again = rng.integers(0, problems, size=problems)
+        again = rng.integers(0, problems, size=(problems,))
         if c[again].any():
             name, fitted, _ = _choose(c, early, n, again)
             redrawn.append(FORMS[name][1](fitted, k))

@@ -1,0 +1,113 @@
+"""`flopwise plan`: where a budget should go, from fits or from a folder of runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flopwise.errors import FlopwiseError
+
+What = Annotated[list[str], typer.Argument(metavar="FIT...", help="Fits (JSON), or one folder of runs with a plan in it.")]
+Budget = Annotated[float, typer.Option("--budget", help="FLOPs to spend in all, for example 1e21.")]
+Demand = Annotated[float, typer.Option("--demand", help="With fits: tokens to be processed at inference over the model's life.")]
+Questions = Annotated[float | None, typer.Option("--questions", help="With runs: questions to be answered.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("plan")(plan)
+
+
+def plan(what: What, budget: Budget, demand: Demand = 0.0, questions: Questions = None, as_json: Json = False) -> None:
+    """Where the next FLOP should go.
+
+    From fits of laws in N and D: the size and the tokens that give the lowest loss for a budget that also pays
+    for the demand at inference. From a folder of runs (flopwise demo): which model to make and how to ask it,
+    over pretraining, post-training and samples at test time.
+    """
+    folders = [w for w in what if Path(w).is_dir()]
+    if folders and len(what) > 1:
+        raise FlopwiseError(f"plan: give fits, or one folder of runs; {folders[0]} is a folder among {len(what)} arguments")
+    if folders:
+        _from_runs(Path(folders[0]), budget, questions, as_json)
+    elif questions is not None:
+        raise FlopwiseError("plan: --questions goes with a folder of runs; for fits give --demand in tokens")
+    else:
+        _from_fits(what, budget, demand, as_json)
+
+
+def _from_fits(paths: list[str], budget: float, demand: float, as_json: bool) -> None:
+    from flopwise.laws import Fit
+    from flopwise.plan.frontier import plan as make
+
+    made = make([Fit.from_json(p) for p in paths], budget, demand)
+    if as_json:
+        typer.echo(json.dumps(made.to_dict(), indent=1))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("law", "N", "95%", "D", "95%", "D / N", "loss", "95%", "FLOPs to train", "to answer", "beyond", box=None, pad_edge=False)
+    for s in (made.best, *made.others):
+        table.add_row(
+            s.law, f"{s.N:.3g}", _span(s.intervals["N"]), f"{s.D:.3g}", _span(s.intervals["D"]), f"{s.D / s.N:.3g}",
+            f"{s.loss:.4g}", _span(s.intervals["loss"]), f"{s.train_flops:.2e}", f"{s.inference_flops:.2e}", f"{s.extrapolation:.3g}x",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    for law, loss in made.best.regret.items():
+        console.print(f"If {law} is right instead, this split gives away {loss:.2g} nats per token.")
+    for warning in dict.fromkeys(w for s in (made.best, *made.others) for w in s.warnings):
+        console.print(f"Mind: {warning}.")
+
+
+def _from_runs(folder: Path, budget: float, questions: float | None, as_json: bool) -> None:
+    from flopwise.plan.step import Evidence
+    from flopwise.records.folder import RunFolder
+    from flopwise.records.store import RunStore
+
+    plans = [r for r in RunStore(folder).records() if r.kind == "plan" and r.status == "done"]
+    if not plans:
+        raise FlopwiseError(f"plan: there is no finished plan step in {folder}; finish its experiment first (flopwise run)")
+    step = RunFolder(folder / plans[-1].id)
+    made = Evidence.read(step).plan(budget, step.spec["questions"] if questions is None else questions)
+    if as_json:
+        typer.echo(json.dumps(made, indent=1))
+        return
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    for reason in made["reasons"]:
+        console.print(escape(reason))
+    columns = ("how", "origin", "accuracy", "95%", "FLOPs to make", "per question", "in all", "best in")
+    table = Table(*columns, box=None, pad_edge=False, title="Best of each model and strategy", title_justify="left")
+    for o in made["options"]:
+        table.add_row(
+            escape(o["how"]), o["origin"], f"{o['accuracy']:.1%}", _span((o["low"], o["high"])), f"{o['one_off_flops']:.2e}",
+            f"{o['per_question_flops']:.2e}", f"{o['total_flops']:.2e}", _share(o["chance_best"]),
+        )  # fmt: skip
+    console.print(table)
+    again = Table("questions", "answers can be checked", "answers cannot be checked", box=None, pad_edge=False)
+    for row in made["by_questions"]:
+        again.add_row(f"{row['questions']:.0e}", *(_short(row[kind]) for kind in ("checkable", "uncheckable")))
+    console.print(again)
+
+
+def _short(option: dict[str, Any] | None) -> str:
+    from rich.markup import escape
+
+    return "not affordable" if option is None else escape(f"{option['model']}, {option['strategy']} x{option['n']}: {option['accuracy']:.1%}")
+
+
+def _span(ends: tuple[float, float]) -> str:
+    return f"{ends[0]:.3g} to {ends[1]:.3g}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.0%}"
