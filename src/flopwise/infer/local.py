@@ -186,10 +186,10 @@ class LocalEngine:
         lengths = np.array([len(p) for p in prompts])
         if not len(prompts) or lengths.min() < 1:
             raise FlopwiseError("sample: a prompt is empty; give at least one token")
-        if n < 1 or max_tokens < 1 or not temperature >= 0:
-            raise FlopwiseError(
-                f"sample: n={n} and max_tokens={max_tokens} must be 1 or more, temperature={temperature} >= 0"
-            )
+        if n < 1 or max_tokens < 1:
+            raise FlopwiseError(f"sample: n={n} and max_tokens={max_tokens} must both be at least 1")
+        if not temperature >= 0:
+            raise FlopwiseError(f"sample: temperature={temperature} must be 0 (greedy) or more")
         if (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
             raise FlopwiseError(
                 f"sample: top_k={top_k} must be at least 1, top_p={top_p} in (0, 1]; None is off"
