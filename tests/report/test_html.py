@@ -94,6 +94,7 @@ def test_every_section_has_its_figures(page: tuple[str, Path]) -> None:
         assert 'role="img"' in parts[name], name
         assert "is missing: this folder holds no plan" not in parts[name]
     assert parts["law1"].count("data-tip") >= 20
+    assert "unexpected shape" not in text
     assert "beats its control by" in parts["law2"]
     assert "public domain" in parts["numbers"]
 
@@ -141,16 +142,24 @@ def test_hostile_text_stays_text(experiment: Any, tmp_path: Path) -> None:
     assert any(HOSTILE in (tip or "") for tip in tips)
 
 
-def test_hostile_types_do_not_break_the_page(experiment: Any, tmp_path: Path) -> None:
+def test_files_of_unexpected_shape_cost_their_section_alone(experiment: Any, tmp_path: Path) -> None:
     copy = shutil.copytree(experiment.root, tmp_path / "runs")
     path = copy / experiment.ids["plan"] / "plan.json"
     content = json.loads(path.read_text())
+    content["exchange"]["rates"] = 3
     content["plan"]["checkable"]["accuracy"] = "high"
     content["plan"]["options"][0]["total_flops"] = None
-    content["exchange"]["rates"][0]["ways"][1]["one_off_flops"] = {"a": 1}
     content["verification"]["points"][0]["predicted"] = None
     path.write_text(json.dumps(content))
-    assert not Page(build(copy, tmp_path / "report.html").read_text()).open
+    (copy / experiment.ids["law"] / "choice.json").write_text('{"fits": 1}')
+    record = copy / experiment.ids["sft"] / "run.json"
+    record.write_text(record.read_text().replace('"train_flops": 1000000000000.0', '"train_flops": "many"'))
+    parsed = Page(build(copy, tmp_path / "report.html").read_text())
+    assert not parsed.open
+    assert "exchange cannot be told: a file it reads has an unexpected shape" in parsed.text
+    assert "Pretraining cannot be told" in parsed.text
+    assert "its spend is not in numbers" in parsed.text
+    assert "GRPO beats its equal-compute control" in parsed.text
 
 
 def test_a_few_records_are_enough(tmp_path: Path) -> None:

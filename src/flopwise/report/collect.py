@@ -31,6 +31,7 @@ Keys of the results (missing numbers are null; each section's `missing` says in 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ from flopwise.report.headline import headline
 from flopwise.report.law1 import collect_pretraining
 from flopwise.report.law2 import collect_posttraining
 from flopwise.report.law3 import collect_testtime
-from flopwise.report.runs import Runs, clean, number
+from flopwise.report.runs import MISSHAPEN, Runs, clean, misshapen, number
 
 SCHEMA = 1
 
@@ -59,17 +60,26 @@ def collect(folder: str | Path) -> dict[str, Any]:
         "folder": Path(folder).resolve().name,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "overview": _overview(runs),
-        "pretraining": collect_pretraining(runs),
-        "posttraining": collect_posttraining(runs),
-        "testtime": collect_testtime(runs),
+        "pretraining": _section("Pretraining", collect_pretraining, runs),
+        "posttraining": _section("Post-training", collect_posttraining, runs),
+        "testtime": _section("Test time", collect_testtime, runs),
         **_plan(runs),
-        "family": collect_family(runs),
+        "family": _section("The family tree", collect_family, runs),
         "data": _data(runs),
         "runs": _rows(runs),
     }
-    results["headline"] = headline(results)
+    results["headline"] = {"answer": None, "expects": None, "findings": []}
+    results["headline"] |= _section("The headline", headline, results)
     results["problems"] = runs.problems
     return clean(results)
+
+
+def _section(what: str, tell: Callable[[Any], dict[str, Any]], source: Any) -> dict[str, Any]:
+    """A section's results, or in its place why it cannot be told."""
+    try:
+        return tell(source)
+    except MISSHAPEN as e:
+        return misshapen(what, e)
 
 
 def _overview(runs: Runs) -> dict[str, Any]:
@@ -123,13 +133,15 @@ def _plan(runs: Runs) -> dict[str, Any]:
     missing = [] if content else [runs.why("plan", "The plan")]
     joint_step = next(reversed(runs.find("fit", "testtime_law")), None)
     joint = runs.json(joint_step, "joint.json") if joint_step else None
+    fitted = _dict(runs.json(joint_step, "fit.json")) if joint_step else {}
+    fitted = {key: value for key, value in fitted.items() if key not in ("covariance", "samples")}
     exchange, plan = _dict(content.get("exchange")), _dict(content.get("plan"))
     verification = _dict(content.get("verification"))
     return {
         "exchange": exchange | {"missing": missing if not exchange else []},
         "plan": plan | {"missing": missing if not plan else []},
         "verification": verification | {"missing": missing if not verification.get("points") else []},
-        "joint": joint if isinstance(joint, dict) else None,
+        "joint": joint | {"fit": fitted} if isinstance(joint, dict) else None,
     }
 
 

@@ -7,14 +7,6 @@ from typing import Any
 from flopwise.report.format import digits, percent, percent_range, plain, ratio, rounded
 from flopwise.report.runs import number
 
-STRATEGIES = {
-    "verifier": "checked by the verifier",
-    "majority": "majority vote",
-    "logprob": "highest log-probability",
-    "reward_model": "chosen by the reward model",
-    "greedy": "greedy",
-}
-
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
     """`answer`, `expects` and `findings`, in plain sentences; each finding says whether it is good news."""

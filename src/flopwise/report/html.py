@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from flopwise.report import figures, figures_questions, format
-from flopwise.report.headline import STRATEGIES
+from flopwise.report.runs import MISSHAPEN, misshapen
 
 TEMPLATES = Path(__file__).parent / "templates"
 RESULTS_FILE = "results.json"
+PARTS = ("head", "law1", "law2", "law3", "exchange", "plan", "family", "numbers")
+FILTERS = (
+    "count", "flop", "flop_range", "general", "percent", "percent_range", "plain", "points", "ratio",
+    "rounded", "seconds", "with_error",
+)  # fmt: skip
 
 
 def build(runs: str | Path, out: str | Path) -> Path:
@@ -46,37 +51,31 @@ def render(results: dict[str, Any]) -> str:
         lstrip_blocks=True,
         undefined=ChainableUndefined,
     )
-    for name in (
-        "flop",
-        "flop_range",
-        "rounded",
-        "count",
-        "percent",
-        "percent_range",
-        "points",
-        "plain",
-        "with_error",
-        "general",
-        "seconds",
-        "ratio",
-    ):
-        environment.filters[name] = getattr(format, name)
+    environment.filters |= {name: getattr(format, name) for name in FILTERS}
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("report.html.j2").render(
         r=results,
-        fig=figures,
-        ask=figures_questions,
-        strategies=STRATEGIES,
+        parts=[_part(environment, name, results) for name in PARTS],
         script=_inline(script),
         script_hash=digest,
         style=_inline((TEMPLATES / "style.css").read_text(encoding="utf-8")),
-        nothing=format.NOTHING,
     )
 
 
+def _part(environment: Any, name: str, results: dict[str, Any]) -> Any:
+    """One section of the page; if what it shows has an unexpected shape, that is what it says."""
+    from jinja2 import TemplateError
+
+    shown = {"r": results, "fig": figures, "ask": figures_questions, "nothing": format.NOTHING}
+    try:
+        return _inline(environment.get_template(f"{name}.html.j2").render(**shown))
+    except (*MISSHAPEN, TemplateError) as e:
+        return _inline(environment.get_template("broken.html.j2").render(name=name, **misshapen(name, e)))
+
+
 def _inline(ours: str) -> Any:
-    """Our own file, put into the page as it is."""
+    """Our own file, or what a template has escaped already, put into the page as it is."""
     from markupsafe import Markup
 
     return Markup(ours)

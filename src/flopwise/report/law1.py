@@ -45,8 +45,14 @@ def collect_pretraining(runs: Runs) -> dict[str, Any]:
     }
     if law is not None:
         prediction = runs.json(law, "prediction.json")
-        choice = runs.json(law, "choice.json") or {}
-        out["prediction"] = prediction if isinstance(prediction, dict) else None
+        choice = runs.json(law, "choice.json")
+        choice = choice if isinstance(choice, dict) else {}
+        whole = isinstance(prediction, dict) and all(
+            number(prediction.get(key)) is not None for key in ("N", "D", "value", "low", "high")
+        )
+        out["prediction"] = prediction if whole else None
+        if not whole:
+            missing.append("The prediction of the held-out run is missing: the law's step left no whole one.")
         out["candidates"] = _candidates(choice)
         out["chosen"], out["reasons"] = choice.get("chosen"), choice.get("reasons") or []
         out["fit"], out["curves"] = _fitted(runs, law, ladder, out["prediction"], missing)
@@ -155,7 +161,8 @@ def _fitted(
                 {"N": N, "width": width, "held_out": held, "D": D, **{n: getattr(p, n) for n in names}}
             )
     content = fit.to_dict()
-    content.pop("covariance", None)
+    for bulky in ("covariance", "samples"):
+        content.pop(bulky, None)
     return content, curves
 
 

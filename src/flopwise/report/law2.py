@@ -267,9 +267,9 @@ def _sigmoid(runs: Runs, record: RunRecord) -> dict[str, Any]:
     """The sigmoid law of a reinforcement run: reward against FLOPs, or why the curve does not identify it."""
     from flopwise.laws import fit, get
 
-    rows = runs.curve(record, "reward")
+    rows = [r for r in runs.curve(record, "reward") if number(r["reward"]) is not None]
     C = [sum(number(r.get(f"{part}_flops")) or 0.0 for part in ("train", "generate", "score")) for r in rows]
-    table = {"C": np.array(C), "reward": np.array([number(r["reward"]) or 0.0 for r in rows])}
+    table = {"C": np.array(C), "reward": np.array([float(r["reward"]) for r in rows])}
     out: dict[str, Any] = {
         "id": record.id,
         "name": record.name,
@@ -285,10 +285,11 @@ def _sigmoid(runs: Runs, record: RunRecord) -> dict[str, Any]:
         f = fit("rl_sigmoid", table, loss="squared")
     except FlopwiseError as e:
         return out | {"reasons": [str(e)]}
-    grid = np.geomspace(min(c for c in C if c > 0), max(C), 60)
+    grid = np.geomspace(min((c for c in C if c > 0), default=1.0), max(1.0, *C), 60)
     value = np.atleast_1d(f.predict(C=grid).value)
     low, high = f.interval("A")
-    reasons = list(f.warnings)
+    # Warnings of a fit that settled are remarks; those of one that did not are why it is refused.
+    reasons = [] if f.status == "converged" else list(f.warnings) or [f"the fit ended with {f.status}"]
     k = max(3, len(C) // 5)
     first, last = table["reward"][:k], table["reward"][-k:]
     rise, noise = last.mean() - first.mean(), math.sqrt((first.var(ddof=1) + last.var(ddof=1)) / k)
@@ -296,13 +297,11 @@ def _sigmoid(runs: Runs, record: RunRecord) -> dict[str, Any]:
         reasons.append(
             f"the reward rose by {100 * rise:.1f} ± {100 * noise:.1f} points, too little to shape a curve"
         )
-    if f.params["Cmid"] > max(C):
-        reasons.append("the fitted midpoint lies beyond the end of the run")
     if min(high, 1.0) - low > 0.2:
         reasons.append(f"the ceiling A may lie anywhere from {100 * low:.0f} to {100 * min(high, 1.0):.0f}%")
     line = [{"flops": c, "reward": v} for c, v in zip(grid, value, strict=True)]
     return out | {
-        "identified": not reasons and f.status == "converged",
+        "identified": not reasons,
         "reasons": reasons,
         "status": f.status,
         "params": f.params,

@@ -80,7 +80,9 @@ def _curves(content: Any) -> dict[str, list[dict[str, Any]]]:
         return {}
     out = {}
     for name, rows in content.items():
-        kept = [r for r in rows if number(r.get("value")) is not None and number(r.get("flops"))]
+        rows = rows if isinstance(rows, list) else []
+        kept = [r for r in rows if isinstance(r, dict) and all(number(r.get(k)) for k in ("n", "flops"))]
+        kept = [r for r in kept if number(r.get("value")) is not None]
         if kept:
             out[str(name)] = kept
     return out
@@ -107,7 +109,8 @@ def coverage(runs: Runs, record: RunRecord, correct: np.ndarray, up_to: int) -> 
         except FlopwiseError:
             return None
     form, params = content.get("form"), content.get("params")
-    if form not in FORMS or number(content.get("value")) is None:
+    whole = all(number(content.get(key)) is not None for key in ("value", "low", "high"))
+    if form not in FORMS or not whole or not isinstance(params, dict):
         return None
     at = FORMS[form][1]
     points = [

@@ -11,10 +11,13 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
+from flopwise.flops.spend import Spend
 from flopwise.records.folder import RECORD_FILE, SPEC_FILE, RunFolder
 from flopwise.records.record import RunRecord
 from flopwise.records.store import RunStore
 
+MISSHAPEN = (TypeError, KeyError, ValueError, AttributeError, IndexError, ArithmeticError)
+"""What reading a file of unexpected shape raises: its section says so, and the others stand."""
 MAX_JSON_BYTES = 50_000_000
 """No file of ours comes near this; a larger one is damage, and is not read into memory."""
 
@@ -34,6 +37,9 @@ class Runs:
         store = RunStore(root)
         records = store.records()
         self.problems: list[str] = list(store.problems)
+        damaged = [r for r in records if not _whole(r.spend) or not _whole(r.lineage_spend)]
+        self.problems += [f"{r.id}/{RECORD_FILE}: its spend is not in numbers" for r in damaged]
+        records = [r for r in records if r not in damaged]
         self.done: dict[str, RunRecord] = {r.id: r for r in records if r.status == "done"}
         self.failed: dict[str, RunRecord] = {r.id: r for r in records if r.status == "failed"}
         self.unfinished: list[RunFolder] = []
@@ -137,6 +143,22 @@ class Runs:
         line = f"{path.parent.name}/{path.name}: {reason}"
         if line not in self.problems:
             self.problems.append(line)
+
+
+def _whole(spend: Spend) -> bool:
+    """Whether a spend has numbers where it must."""
+    values = {key: value for key, value in spend.to_dict().items() if key != "device"}
+    needed = all(number(values[f"{part}_flops"]) is not None for part in ("train", "generate", "score"))
+    return needed and all(value is None or number(value) is not None for value in values.values())
+
+
+def misshapen(what: str, error: Exception) -> dict[str, Any]:
+    """A section that cannot be told, and why."""
+    reason = (str(error).splitlines() or [""])[0][:200]
+    text = (
+        f"{what} cannot be told: a file it reads has an unexpected shape ({type(error).__name__}: {reason})."
+    )
+    return {"missing": [text]}
 
 
 def number(value: Any) -> float | None:
