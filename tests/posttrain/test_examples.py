@@ -1,0 +1,52 @@
+"""Prompts and completions as batches: what is learned where, in which order."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flopwise.errors import FlopwiseError
+from flopwise.posttrain.examples import Example, collate, epochs
+
+tokens = st.lists(st.integers(3, 99), min_size=1, max_size=8).map(tuple)
+
+
+@given(st.lists(st.builds(Example, tokens, tokens), min_size=1, max_size=5))
+def test_collate_learns_each_completion_token_from_what_stands_before_it(examples: list[Example]) -> None:
+    extra = [np.arange(len(e.completion)) + 0.5 for e in examples]
+    batch = collate(examples, pad_id=1, extra=extra)
+    assert batch.targets is not None and batch.weights is not None and batch.old_logprobs is not None
+    assert batch.ids.shape[1] == max(len(e.prompt) + len(e.completion) for e in examples) - 1
+    for row, e in enumerate(examples):
+        whole = (*e.prompt, *e.completion)
+        learned = batch.weights[row].nonzero().flatten().tolist()
+        assert tuple(batch.targets[row, learned].tolist()) == e.completion
+        assert batch.old_logprobs[row, learned].tolist() == extra[row].tolist()
+        for at in learned:
+            assert tuple(batch.ids[row, : at + 1].tolist()) == whole[: at + 1]
+        assert (batch.ids[row, len(whole) - 1 :] == 1).all()
+
+
+def test_epochs_show_each_example_once_and_repeat_by_step() -> None:
+    examples = [Example((5,), (10 + i, 2)) for i in range(10)]
+    next_batch = epochs(examples, 4, 1, seed=0)
+    rows = [int(t) for step in range(5) for t in next_batch(step).targets[:, 0]]  # type: ignore[index]
+    assert Counter(rows[:10]) == Counter(rows[10:]) == Counter(range(10, 20))
+    assert rows[:10] != rows[10:]
+    assert next_batch(3).ids.tolist() == epochs(examples, 4, 1, seed=0)(3).ids.tolist()
+    other = epochs(examples, 10, 1, seed=1)(0).targets
+    assert other is not None and other[:, 0].tolist() != next_batch(0).targets.tolist()  # type: ignore[union-attr]
+
+
+def test_a_batch_may_be_larger_than_the_set() -> None:
+    batch = epochs([Example((5,), (6,)), Example((5,), (7,))], 7, 1, seed=0)(0)
+    assert batch.ids.shape[0] == 7
+
+
+def test_nothing_to_learn_from_is_one_line() -> None:
+    with pytest.raises(FlopwiseError, match="training set is empty"):
+        epochs([], 4, 1, 0)
