@@ -183,6 +183,16 @@ def test_the_held_out_run_comes_when_asked(runs):
     assert read_table(runs, where="width > 40")["N"].tolist() == [6400.0]
 
 
+def test_the_folder_of_one_run_is_its_curve(tmp_path):
+    folder = RunStore(tmp_path).prepare("rl", "grpo", {"steps": 3})
+    for step in (1, 2):
+        folder.log(step=step, train_flops=1e9 * step, generate_flops=5e8 * step, reward=0.1 * step)
+    folder.log(step=2, train_flops=2e9, generate_flops=1e9, val_accuracy=0.3)
+    table = read_table(folder.path, where="reward IS NOT NULL")
+    assert table["C"].tolist() == [1.5e9, 3e9] and table["reward"].tolist() == [0.1, 0.2]
+    assert len(read_table(folder.path)["C"]) == 3
+
+
 def test_a_folder_without_runs_is_refused(tmp_path):
     with pytest.raises(FlopwiseError, match="no finished cooldown run"):
         read_table(tmp_path)

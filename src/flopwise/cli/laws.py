@@ -18,7 +18,7 @@ from flopwise.errors import FlopwiseError, one_line
 if TYPE_CHECKING:
     from flopwise.laws import Backtest, Fit
 
-TABLE_HELP = "A CSV, TSV, Parquet or JSON-lines file, or a folder of runs."
+TABLE_HELP = "A CSV, TSV, Parquet or JSON-lines file, a folder of runs, or the folder of one run."
 MAP_HELP = "Which column is which variable: N=n_params,loss=val_loss"
 Source = Annotated[Path, typer.Argument(metavar="TABLE", help=TABLE_HELP)]
 Name = Annotated[str, typer.Option("--law", help="A law of `flopwise laws`.")]
@@ -196,7 +196,7 @@ def _read(
 
     with _heard():
         table = read_table(source, dict(_pairs([p for m in mapping or [] for p in m.split(",")])), where)
-    return table, cluster or ("run" if source.is_dir() else None)
+    return table, cluster or ("run" if source.is_dir() and "run" in table else None)
 
 
 def _show(fitted: Fit) -> None:

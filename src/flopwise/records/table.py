@@ -14,6 +14,7 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 
 Table = dict[str, np.ndarray]
+SPENT = ("train_flops", "generate_flops", "score_flops")
 READERS = {
     ".csv": "read_csv(?, header = true, sample_size = -1)",
     ".tsv": "read_csv(?, header = true, sample_size = -1, delim = '\t')",
@@ -31,7 +32,8 @@ def read_table(
 
     Args:
         source: a CSV, TSV, Parquet or JSON-lines file (.gz too); a folder of runs, which gives one row per
-            finished cooldown run of its ladder (`pretrain.law.observation`); a mapping or dataframe.
+            finished cooldown run of its ladder (`pretrain.law.observation`); the folder of one run, which
+            gives what it logged, with the FLOPs spent until then as C; a mapping or dataframe.
         rename: which column holds a law's variable, as {"N": "n_params", "loss": "val_loss"}.
         where: an SQL condition on the source's own columns, as "loss < 4 AND split = 'val'".
         held_out: keep the runs that a ladder held out of its own fit.
@@ -42,7 +44,9 @@ def read_table(
     if isinstance(source, str | Path) and not Path(source).is_dir():
         table = _from_file(Path(source), where)
     else:
-        table = _runs(Path(source), held_out) if isinstance(source, str | Path) else _as_columns(source)
+        table = (
+            _from_folder(Path(source), held_out) if isinstance(source, str | Path) else _as_columns(source)
+        )
         if where:
             table = _filtered(table, where)
     if not table or not len(next(iter(table.values()))):
@@ -97,7 +101,7 @@ def numbers(table: Mapping[str, Any], column: str, who: str) -> np.ndarray:
         )
         raise FlopwiseError(
             f"{who}: column {column!r} holds {what[:60]} in row {row + 1}, needs a finite number; "
-            f"correct it or leave the row out (where)"
+            f"correct it or leave the row out (where '{column} IS NOT NULL')"
         )
     return values
 
@@ -140,7 +144,7 @@ def _filtered(table: Table, where: str) -> Table:
 
     if not table:
         return table
-    rows = zip(*(values.tolist() for values in table.values()), strict=True)
+    rows = zip(*([None if v != v else v for v in values.tolist()] for values in table.values()), strict=True)
     db = duckdb.connect(":memory:")
     _create(db, "source", [dict(zip(table, row, strict=True)) | {"_row": i} for i, row in enumerate(rows)])
     kept = _select(db, where)["_row"].astype(int)
@@ -175,7 +179,20 @@ def _plain(values: Any) -> np.ndarray:
     return out
 
 
-def _runs(root: Path, held_out: bool) -> Table:
+def _from_folder(path: Path, held_out: bool) -> Table:
+    """One run's curve, or the ladder of a folder of runs."""
+    from flopwise.records.folder import SPEC_FILE, RunFolder
+
+    if not (path / SPEC_FILE).is_file():
+        return _ladder(path, held_out)
+    rows = RunFolder(path).curve()
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    table = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+    spent = [numbers(table, n, str(path)) for n in SPENT if n in table]
+    return table | ({"C": np.sum(spent, axis=0)} if spent else {})
+
+
+def _ladder(root: Path, held_out: bool) -> Table:
     """One row per finished cooldown run, in an order that does not depend on ids or times."""
     from flopwise.pretrain.law import columns, observation
     from flopwise.records.store import RunStore
