@@ -58,7 +58,7 @@ def test_budgets_too_short_to_branch_are_refused() -> None:
     with pytest.raises(FlopwiseError, match="too short to branch after step 40"):
         rungs([2048 * 30, 3_000_000])
     with pytest.raises(FlopwiseError, match="too short to branch after step"):
-        rungs([1_000_000, 1_000_500])
+        rungs([1_000_000, 1_000_100])
 
 
 def test_names_tell_any_two_budgets_apart() -> None:
