@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from flopwise.report.format import digits, percent, percent_range, plain, ratio, rounded
-from flopwise.report.runs import number
+from flopwise.report.runs import MISSHAPEN, number
 
 
 def headline(results: dict[str, Any]) -> dict[str, Any]:
     """`answer`, `expects` and `findings`, in plain sentences; each finding says whether it is good news."""
     answer, expects = _answer(results["plan"])
-    findings = [_law1(results["pretraining"]), _law2(results["posttraining"]), _law3(results["testtime"])]
+    sections = (("pretraining", _law1), ("posttraining", _law2), ("testtime", _law3))
+    findings = [_finding(law, tell, results[name]) for law, (name, tell) in enumerate(sections, 1)]
     return {"answer": answer, "expects": expects, "findings": findings}
+
+
+def _finding(law: int, tell: Callable[..., dict[str, Any]], section: dict[str, Any]) -> dict[str, Any]:
+    """A law's line; where its section cannot be told, why."""
+    try:
+        return tell(section)
+    except MISSHAPEN:
+        return {"law": law, "good": None, "text": " ".join(section.get("missing", []))}
 
 
 def _answer(plan: dict[str, Any]) -> tuple[str | None, str | None]:
