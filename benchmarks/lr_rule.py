@@ -114,7 +114,7 @@ def main(argv: list[str] | None = None) -> int:
     path = options.out / "lr_rule.json"
     points: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     for seed in range(options.seeds):
-        for factor in sorted(FACTORS, key=lambda f: abs(f - 1)):
+        for factor in sorted(FACTORS, key=lambda f: max(f, 1 / f)):
             for width in WIDTHS:
                 key = {"width": width, "factor": factor, "seed": seed, "tokens": options.tokens}
                 if any(key.items() <= p.items() for p in points):
