@@ -68,7 +68,7 @@ def loss_tokens(section: dict[str, Any], narrow: bool) -> Plot | None:
     everything = points + ([held] if held else [])
     xs = [q["D"] for q in everything] + [d for c in curves for d in c["D"]]
     ys = [q["loss"] for q in everything] + [
-        v for c in curves for v in (c["low"] + c["high"] if c["held_out"] else c["value"])
+        v for c in curves for v in (c["low"] + c["high"] if c["held_out"] else c["mean_low"] + c["mean_high"])
     ]
     plot = Plot(
         log_axis(xs, "training tokens D (log)", tick, 4 if narrow else 7, pad=0.0),
@@ -201,8 +201,7 @@ def methods(section: dict[str, Any], narrow: bool) -> Plot | None:
         plot.line([begin, (x, y)], colour, "thin" if not c else "")
         _measured(plot, x, m, colour, m["title"])
         if not narrow:
-            width = f", width {m['width']}" if m["width"] else ""
-            plot.end_label(x, y, m["title"] + width, colour)
+            plot.end_label(x, y, f"{m['title']} of {m['start']['name'] or m['start']['id']}", colour)
     for start in {m["start"]["id"]: m["start"] for m in rows}.values():
         _measured(plot, 0.0, start, "ink", "start")
     return plot

@@ -35,7 +35,6 @@ def collect_posttraining(runs: Runs) -> dict[str, Any]:
     # A round that another round of the same method starts from is a part of it, not a method of its own.
     steps = {r.roles["init"] for r in methods if _same(runs.done.get(r.roles["init"]), r)}
     rows = [_method(runs, r, tuned) for r in methods if r.id not in steps]
-    rows += [row for r in tuned if r.method == "control" if (row := _more_pretraining(runs, r, methods))]
     missing = [] if rows else [runs.why("sft", "Every method")]
     for kind, what in (
         ("rejection", "Rejection sampling"),
@@ -97,22 +96,6 @@ def _method(runs: Runs, record: RunRecord, tuned: list[RunRecord]) -> dict[str, 
             "curve": _curve(runs, [control], start),
         }
         row |= _versus(runs, record.id, control.id)
-    row["verdict_text"] = _verdict(row)
-    return row
-
-
-def _more_pretraining(runs: Runs, record: RunRecord, methods: list[RunRecord]) -> dict[str, Any] | None:
-    """A control that matches no run: the same fine-tuning of a model that was pretrained for longer."""
-    if any(role.startswith("match") for role in record.references):
-        return None
-    width = record.extra.get("width")
-    twin = next((m for m in methods if m.kind == record.kind and m.extra.get("width") == width), None)
-    if twin is None:
-        return None
-    row = _row(runs, record, twin.id, [], "More pretraining, the same fine-tuning")
-    extra = record.lineage_spend.total_flops - twin.lineage_spend.total_flops
-    row["spend"] = Spend(train_flops=extra).to_dict() | {"total_flops": extra}
-    row["curve"] = []
     row["verdict_text"] = _verdict(row)
     return row
 
