@@ -68,6 +68,8 @@ class _Worker:
     def __init__(self, threads: int):
         if importlib.util.find_spec("torch") is None:
             raise MissingExtra("torch", "train", "running experiments")
+        # Read when the worker loads its linear algebra, which torch's own limit does not reach.
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         context = multiprocessing.get_context("spawn")
         self.pipe: Connection
         self.pipe, theirs = context.Pipe()
