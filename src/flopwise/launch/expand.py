@@ -163,6 +163,10 @@ class Expansion:
         self.tuned("sft", "sft", "demonstrations", base, p.sft.model_dump(), sft_run)
         self.tuned("sft-more-pretraining", "sft", "demonstrations", more, p.sft.model_dump(), sft_run)
         self.tuned("sft-student", "sft", "demonstrations", student, p.sft.model_dump(), sft_run)
+        for rung in p.other_sizes:
+            init = self._rung(rung, "other_sizes", seed)
+            self.tuned(f"sft-{init}", "sft", "demonstrations", init, p.sft.model_dump(), sft_run)
+        self.tuned(f"sft-{self.held_out}", "sft", "demonstrations", self.held_out, p.sft.model_dump(), sft_run)
 
         g = p.grpo.model_dump() | {"batch_size": p.grpo.problems_per_step * p.grpo.group_size}
         made, decode_s = sample_cost(self.models["sft"], p.grpo.problems_per_step * p.grpo.steps, p.grpo.group_size)
@@ -220,21 +224,22 @@ class Expansion:
 
     def testtime(self) -> None:
         """Law 3: many samples of a few models, a few of all others; the joint law before the held-out model's."""
-        t, p, seed = self.recipe.testtime, self.recipe.posttrain, self.recipe.seed
-        base = self._rung(p.base, "base", seed)
-        for name in (base, "sft", "grpo", "sft-student", "distill"):
+        t, seed = self.recipe.testtime, self.recipe.seed
+        deep, held_out = ("sft", "grpo", "sft-student", "distill"), f"sft-{self.held_out}"
+        for name in deep:
             self.sample(name, t.n, "reward")
-        rungs = [name for name in self.rungs(seed) if name != base]
-        for name in (*rungs, *(n for n in self.tuned_names if f"sample-{n}" not in self.names)):
-            self.sample(name, t.light_n)
-        sampled = {f"sampled{i}": f"sample-{name}" for i, name in enumerate(self.rungs(seed))}
+        for name in self.tuned_names:
+            if name not in (*deep, held_out):
+                self.sample(name, t.light_n)
+        same = [s.name for s in self.steps if s.kind == "sft" and s.method == "demonstrations" and s.name != held_out]
+        sampled = {f"sampled{i}": f"sample-{name}" for i, name in enumerate(same)}
         self.add(
             Step(
                 name="joint-law", kind="fit", method="testtime_law", references={"law": "law", **sampled}, seed=seed,
                 spec={"up_to": t.light_n}, seconds=4.0, run="flopwise.plan.joint:run_step",
             )
         )  # fmt: skip
-        self.sample(self.held_out, t.light_n, after=("joint-law",))
+        self.sample(held_out, t.light_n, after=("joint-law",))
 
     def sample(self, name: str, n: int, reward: str | None = None, after: tuple[str, ...] = ()) -> None:
         """A step that samples a model on the test problems."""
@@ -253,11 +258,6 @@ class Expansion:
             )
         )  # fmt: skip
 
-    def rungs(self, seed: int) -> list[str]:
-        """The ladder's models of one seed, the held-out one left out."""
-        ladder = self.recipe.ladder
-        return [branch_name(w, b, seed) for w in ladder.widths for b in ladder.budgets]
-
     def plan(self) -> None:
         """Exchange rates, the plan, the check of the joint law."""
         recipe, ladder, p = self.recipe, self.recipe.ladder, self.recipe.posttrain
@@ -270,7 +270,7 @@ class Expansion:
                 references={"law": "law", "joint": "joint-law", **samples}, seconds=10.0, run="flopwise.plan.step:run_step",
                 spec={
                     "budget_flops": recipe.plan.budget_flops, "questions": recipe.plan.questions, "reference": "sft",
-                    "held_out": self.held_out, "how": self.words(), "seq_len": ladder.seq_len, "prompt_tokens": PROMPT_TOKENS,
+                    "held_out": f"sft-{self.held_out}", "how": self.words(), "seq_len": ladder.seq_len, "prompt_tokens": PROMPT_TOKENS,
                     "ways": [
                         {"law": "pretraining", "how": more, "models": ["sft-more-pretraining"]},
                         {"law": "post-training", "how": "reinforcement learning (GRPO)", "models": ["grpo"]},

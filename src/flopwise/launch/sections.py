@@ -143,6 +143,8 @@ class PosttrainSection(Section):
     base: Rung
     more_pretraining: Rung
     student: Rung
+    other_sizes: list[Rung] = []
+    """More rungs that get the same fine-tuning: with them accuracy can be predicted over sizes."""
     val_problems: Count = 256
     sft: MethodSection
     rejection: RejectionSection

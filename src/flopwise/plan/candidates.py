@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,9 +29,10 @@ def question_flops(cfg: ModelConfig, prompt: float, completion: float, n: int) -
 
 def larger_models(
     loss_law: Fit, joint: Fit, shapes: Sequence[ModelConfig], tokens: Sequence[float], seq_len: int,
-    prompt: float, completion: float, samples: Sequence[int], seed: int,
+    tuning_flops: Callable[[ModelConfig], float], prompt: float, completion: float, samples: Sequence[int], seed: int,
 ) -> list[Predicted]:  # fmt: skip
-    """Pretrained models by their predicted loss, asked with a verifier: Train-to-Test over sizes, tokens, samples.
+    """Models by their predicted loss, fine-tuned alike and asked with a verifier: Train-to-Test over sizes, tokens,
+    samples. `tuning_flops` is what the fine-tuning of a shape takes.
 
     Models within the range of the fits are left out: those were measured.
     """
@@ -46,8 +47,9 @@ def larger_models(
             for k in samples:
                 found.append(
                     Predicted(
-                        f"w{cfg.d_model}-{D / 1e6:.1f}M", f"pretrain width {cfg.d_model} on {D / 1e6:.1f}M tokens", "verifier", k,
-                        coverage_draws(joint, losses, k, seed), D / seq_len * train_flops(cfg, seq_len).total,
+                        f"w{cfg.d_model}-{D / 1e6:.2g}M", f"pretrain width {cfg.d_model} on {D / 1e6:.2g}M tokens, fine-tune",
+                        "verifier", k, coverage_draws(joint, losses, k, seed),
+                        D / seq_len * train_flops(cfg, seq_len).total + tuning_flops(cfg),
                         question_flops(cfg, prompt, completion, k),
                     )
                 )  # fmt: skip

@@ -1,4 +1,6 @@
-"""Laws 1 and 3 joined: pass@k of a model nobody has trained, from its predicted loss.
+"""Laws 1 and 3 joined: pass@k of a model nobody has trained, from the loss that law 1 predicts for it.
+
+The models got the same fine-tuning from pretrained models of several sizes, so that what differs is law 1's.
 
 The step that runs this is finished before the held-out run starts; what it wrote down is compared afterwards.
 """
@@ -17,20 +19,22 @@ from flopwise.plan.systems import Measured
 if TYPE_CHECKING:
     from flopwise.laws import Fit
     from flopwise.records.folder import RunFolder
+    from flopwise.records.record import RunRecord
 
 JOINT_FILE, FIT_FILE = "joint.json", "fit.json"
 DRAWS = 400
 
 
-def observations(models: list[Measured], up_to: int) -> dict[str, np.ndarray]:
-    """Columns loss, k, coverage, run of the pretrained models: pass@k for k = 1, 2, 4, ..., `up_to`.
+def observations(models: list[Measured], pretrained: list[RunRecord], up_to: int) -> dict[str, np.ndarray]:
+    """Columns loss, k, coverage, run: pass@k for k = 1, 2, 4, ..., `up_to` of models that got the same fine-tuning,
+    against the loss of the `pretrained` models they came from.
 
     All k of one model come from the same samples, and branches of one trunk share its weights: `run`, the trunk,
     is the cluster.
     """
     rows = [
-        (m.record.metrics["loss"].value, point["n"], point["value"], f"w{m.record.extra['width']}-s{m.record.seed}")
-        for m in models
+        (start.metrics["loss"].value, point["n"], point["value"], f"w{m.record.extra['width']}-s{start.seed}")
+        for m, start in zip(models, pretrained, strict=True)
         for point in m.curves["verifier"]
         if point["n"] <= up_to
     ]
@@ -62,7 +66,7 @@ def loss_draws(prediction: dict[str, Any], seed: int, n: int = DRAWS) -> np.ndar
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
-    """Fit Train-to-Test to the ladder's sampled models, predict the held-out one from its predicted loss.
+    """Fit Train-to-Test to sampled models of several sizes, predict the held-out one from its predicted loss.
 
     Parents: `law` (the pretraining law's step), `sampled0`, `sampled1`, ... (sample steps).
     """
@@ -78,7 +82,8 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     models = [
         Measured.read(f, RunFolder(root / f.roles["model"])) for role, f in parents.items() if role.startswith("sampled")
     ]
-    table = observations(models, spec["up_to"])
+    pretrained = [RunFolder(root / m.record.roles["init"]).record() for m in models]
+    table = observations(models, pretrained, spec["up_to"])
     fitted = fit("train_to_test", table, loss="squared", cluster="run", seed=folder.seed)
     progress(0.7)
     prediction = json.loads((parents["law"].path / "prediction.json").read_bytes())

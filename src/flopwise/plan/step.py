@@ -94,6 +94,7 @@ class Evidence:
 
 def _larger(folder: RunFolder, models: dict[str, Measured]) -> list[Predicted]:
     """Predicted systems of the joint law, with the lengths of prompts and answers seen on the ladder."""
+    from flopwise.flops.count import train_flops
     from flopwise.laws import Fit
     from flopwise.models.config import ModelConfig
     from flopwise.records.folder import RunFolder
@@ -101,10 +102,18 @@ def _larger(folder: RunFolder, models: dict[str, Measured]) -> list[Predicted]:
     root, spec = folder.path.parent, folder.spec
     law, joint = (RunFolder(root / folder.references[role]) for role in ("law", "joint"))
     shapes = [ModelConfig(**shape) for shape in spec["shapes"]]
-    lengths = np.concatenate([m.arrays["lengths"].ravel() for m in models.values()])
+    reference = models[spec["reference"]]
+    length = float(reference.arrays["lengths"].mean())
+    tuned, shape = reference.record.spend.train_flops, ModelConfig(**reference.record.model["architecture"])
+    per_token = train_flops(shape, spec["seq_len"]).total
+
+    def tuning_flops(cfg: ModelConfig) -> float:
+        """The reference's fine-tuning, on another shape."""
+        return tuned * train_flops(cfg, spec["seq_len"]).total / per_token
+
     return larger_models(
         Fit.from_json(law.path / "fit.json"), Fit.from_json(joint.path / FIT_FILE), shapes, spec["tokens"], spec["seq_len"],
-        spec["prompt_tokens"], float(lengths.mean()), SAMPLES, folder.seed,
+        tuning_flops, spec["prompt_tokens"], length, SAMPLES, folder.seed,
     )  # fmt: skip
 
 
