@@ -10,7 +10,15 @@ from flopwise.plan.exchange import Way, break_even, crossing, exchange_rates
 from flopwise.plan.systems import System, paired_draws
 
 
-def system(accuracy: float, *, once: float = 1e12, each: float = 1e6, n: int = 1, strategy: str = "greedy", size: int = 1000):
+def system(
+    accuracy: float,
+    *,
+    once: float = 1e12,
+    each: float = 1e6,
+    n: int = 1,
+    strategy: str = "greedy",
+    size: int = 1000,
+):
     right = np.zeros(size)
     right[: round(accuracy * size)] = 1.0
     return System("m", "id", strategy, n, right, once, each)
@@ -29,7 +37,10 @@ def test_crossing_reads_between_points_and_claims_nothing_beyond():
 def test_rates_tell_one_off_from_per_question_and_where_they_meet():
     start = system(0.2)
     more = system(0.4, once=3e12)
-    samples = [system(0.3, each=2e6, n=2, strategy="verifier"), system(0.5, each=8e6, n=8, strategy="verifier")]
+    samples = [
+        system(0.3, each=2e6, n=2, strategy="verifier"),
+        system(0.5, each=8e6, n=8, strategy="verifier"),
+    ]
     ways = [
         Way("post-training", "train", (start, more), per_question=False),
         Way("test time", "sample", (start, *samples), per_question=True),
@@ -51,7 +62,9 @@ def test_an_uncertain_gain_has_an_open_interval():
     a = System("m", "a", "greedy", 1, (rng.random(60) < 0.4).astype(float), 1e12, 1e6)
     b = System("m", "b", "greedy", 1, (rng.random(60) < 0.5).astype(float), 2e12, 1e6)
     gain = max(0.005, (b.accuracy - a.accuracy) * 0.9)
-    row = exchange_rates([Way("post-training", "train", (a, b), per_question=False)], [gain])["rates"][0]["ways"][0]
+    row = exchange_rates([Way("post-training", "train", (a, b), per_question=False)], [gain])["rates"][0][
+        "ways"
+    ][0]
     # In some resamples the method gains less than that: no upper end can be named.
     assert row["one_off_high"] is None
 

@@ -24,7 +24,7 @@ def test_closed_form_without_demand():
         N, D, _ = (float(v[0]) for v in optimum(get("chinchilla"), PAPER, C, 0.0))
         G = (a * A / (b * B)) ** (1 / (a + b))
         assert pytest.approx(G * (C / 6) ** (b / (a + b)), rel=1e-3) == N
-        assert 6 * N * D == pytest.approx(C, rel=1e-9)
+        assert pytest.approx(C, rel=1e-9) == 6 * N * D
 
 
 def test_demand_against_brute_force():
@@ -33,7 +33,7 @@ def test_demand_against_brute_force():
     Ns = np.logspace(6, np.log10(C / (2 * T)) - 1e-6, 200_001)
     losses = get("chinchilla").function(PAPER, {"N": Ns, "D": (C - 2 * Ns * T) / (6 * Ns)})
     assert loss == pytest.approx(losses.min(), abs=1e-9) and pytest.approx(Ns[losses.argmin()], rel=1e-2) == N
-    assert 6 * N * D + 2 * N * T == pytest.approx(C, rel=1e-9)
+    assert pytest.approx(C, rel=1e-9) == 6 * N * D + 2 * N * T
 
 
 def test_demand_asks_for_a_smaller_longer_trained_model():

@@ -10,9 +10,14 @@ import typer
 
 from flopwise.errors import FlopwiseError
 
-What = Annotated[list[str], typer.Argument(metavar="FIT...", help="Fits (JSON), or one folder of runs with a plan in it.")]
+What = Annotated[
+    list[str], typer.Argument(metavar="FIT...", help="Fits (JSON), or one folder of runs with a plan in it.")
+]
 Budget = Annotated[float, typer.Option("--budget", help="FLOPs to spend in all, for example 1e21.")]
-Demand = Annotated[float, typer.Option("--demand", help="With fits: tokens to be processed at inference over the model's life.")]
+Demand = Annotated[
+    float,
+    typer.Option("--demand", help="With fits: tokens to be processed at inference over the model's life."),
+]
 Questions = Annotated[float | None, typer.Option("--questions", help="With runs: questions to be answered.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -22,7 +27,9 @@ def register(app: typer.Typer) -> None:
     app.command("plan")(plan)
 
 
-def plan(what: What, budget: Budget, demand: Demand = 0.0, questions: Questions = None, as_json: Json = False) -> None:
+def plan(
+    what: What, budget: Budget, demand: Demand = 0.0, questions: Questions = None, as_json: Json = False
+) -> None:
     """Where the next FLOP should go.
 
     From fits of laws in N and D: the size and the tokens that give the lowest loss for a budget that also pays
@@ -31,7 +38,9 @@ def plan(what: What, budget: Budget, demand: Demand = 0.0, questions: Questions 
     """
     folders = [w for w in what if Path(w).is_dir()]
     if folders and len(what) > 1:
-        raise FlopwiseError(f"plan: give fits, or one folder of runs; {folders[0]} is a folder among {len(what)} arguments")
+        raise FlopwiseError(
+            f"plan: give fits, or one folder of runs; {folders[0]} is a folder among {len(what)} arguments"
+        )
     if folders:
         _from_runs(Path(folders[0]), budget, questions, as_json)
     elif questions is not None:
@@ -51,7 +60,21 @@ def _from_fits(paths: list[str], budget: float, demand: float, as_json: bool) ->
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("law", "N", "95%", "D", "95%", "D / N", "loss", "95%", "FLOPs to train", "to answer", "beyond", box=None, pad_edge=False)
+    table = Table(
+        "law",
+        "N",
+        "95%",
+        "D",
+        "95%",
+        "D / N",
+        "loss",
+        "95%",
+        "FLOPs to train",
+        "to answer",
+        "beyond",
+        box=None,
+        pad_edge=False,
+    )
     for s in (made.best, *made.others):
         table.add_row(
             s.law, f"{s.N:.3g}", _span(s.intervals["N"]), f"{s.D:.3g}", _span(s.intervals["D"]), f"{s.D / s.N:.3g}",
@@ -72,7 +95,9 @@ def _from_runs(folder: Path, budget: float, questions: float | None, as_json: bo
 
     plans = [r for r in RunStore(folder).records() if r.kind == "plan" and r.status == "done"]
     if not plans:
-        raise FlopwiseError(f"plan: there is no finished plan step in {folder}; finish its experiment first (flopwise run)")
+        raise FlopwiseError(
+            f"plan: there is no finished plan step in {folder}; finish its experiment first (flopwise run)"
+        )
     step = RunFolder(folder / plans[-1].id)
     made = Evidence.read(step).plan(budget, step.spec["questions"] if questions is None else questions)
     if as_json:
@@ -86,23 +111,33 @@ def _from_runs(folder: Path, budget: float, questions: float | None, as_json: bo
     for reason in made["reasons"]:
         console.print(escape(reason))
     columns = ("how", "origin", "accuracy", "95%", "FLOPs to make", "per question", "in all", "best in")
-    table = Table(*columns, box=None, pad_edge=False, title="Best of each model and strategy", title_justify="left")
+    table = Table(
+        *columns, box=None, pad_edge=False, title="Best of each model and strategy", title_justify="left"
+    )
     for o in made["options"]:
         table.add_row(
             escape(o["how"]), o["origin"], f"{o['accuracy']:.1%}", _span((o["low"], o["high"])), f"{o['one_off_flops']:.2e}",
             f"{o['per_question_flops']:.2e}", f"{o['total_flops']:.2e}", _share(o["chance_best"]),
         )  # fmt: skip
     console.print(table)
-    again = Table("questions", "answers can be checked", "answers cannot be checked", box=None, pad_edge=False)
+    again = Table(
+        "questions", "answers can be checked", "answers cannot be checked", box=None, pad_edge=False
+    )
     for row in made["by_questions"]:
-        again.add_row(f"{row['questions']:.0e}", *(_short(row[kind]) for kind in ("checkable", "uncheckable")))
+        again.add_row(
+            f"{row['questions']:.0e}", *(_short(row[kind]) for kind in ("checkable", "uncheckable"))
+        )
     console.print(again)
 
 
 def _short(option: dict[str, Any] | None) -> str:
     from rich.markup import escape
 
-    return "not affordable" if option is None else escape(f"{option['model']}, {option['strategy']} x{option['n']}: {option['accuracy']:.1%}")
+    return (
+        "not affordable"
+        if option is None
+        else escape(f"{option['model']}, {option['strategy']} x{option['n']}: {option['accuracy']:.1%}")
+    )
 
 
 def _span(ends: tuple[float, float]) -> str:

@@ -69,7 +69,10 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     score_flops, rewards = 0.0, None
     if scored:
         scorer = LocalEngine(hf.load(parents["reward"].path / "model").eval())
-        whole = [prompts[p] + c for p, c in zip(samples.prompt_index, samples.completions(strip_stop=False), strict=True)]
+        whole = [
+            prompts[p] + c
+            for p, c in zip(samples.prompt_index, samples.completions(strip_stop=False), strict=True)
+        ]
         flat, score_flops = scorer.reward(whole)
         rewards = flat.reshape(len(problems), n)
         progress(0.95)
@@ -91,7 +94,12 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
         for name, (values, flops) in by.items():
             values_by[name].append(values)
             curves[name].append({"n": k, "flops": flops, **mean_interval(values)})
-    arrays = {"correct": correct, "logprob": logprob, "greedy": greedy_right, "lengths": samples.lengths.reshape(len(problems), n)}
+    arrays = {
+        "correct": correct,
+        "logprob": logprob,
+        "greedy": greedy_right,
+        "lengths": samples.lengths.reshape(len(problems), n),
+    }
     if rewards is not None:
         arrays["reward"] = rewards
     # Per problem, so that whoever compares two systems can pair them on the problems they share.
@@ -99,7 +107,9 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     with open(folder.path / f".{SAMPLES_FILE}.tmp", "wb") as f:
         np.savez_compressed(f, **arrays)  # type: ignore[arg-type]
     (folder.path / f".{SAMPLES_FILE}.tmp").replace(folder.path / SAMPLES_FILE)
-    curves["greedy"] = [{"n": 1, "flops": greedy.usage.flops / len(problems), **mean_interval(greedy_right.astype(float))}]
+    curves["greedy"] = [
+        {"n": 1, "flops": greedy.usage.flops / len(problems), **mean_interval(greedy_right.astype(float))}
+    ]
     atomic_write(folder.path / CURVES_FILE, json.dumps(curves, indent=1))
     if spec.get("fit_up_to", n) < n and correct[:, : spec["fit_up_to"]].any():
         # The forecast sees the first samples alone; what all of them measured stands beside it.

@@ -32,7 +32,9 @@ def sample_cost(cfg: ModelConfig, problems: int, n: int) -> tuple[float, float]:
     """Estimated FLOPs and seconds of n samples for each problem."""
     per_problem = prefill_flops(cfg, PROMPT_TOKENS).total
     per_sample = COMPLETION_TOKENS * decode_flops(cfg, PROMPT_TOKENS + COMPLETION_TOKENS // 2).total
-    return problems * (per_problem + n * per_sample), 0.3 + problems * n * COMPLETION_TOKENS * DECODE_SECONDS_PER_TOKEN
+    return problems * (
+        per_problem + n * per_sample
+    ), 0.3 + problems * n * COMPLETION_TOKENS * DECODE_SECONDS_PER_TOKEN
 
 
 class Expansion:
@@ -79,12 +81,16 @@ class Expansion:
         recipe, ladder = self.recipe, self.recipe.ladder
         unknown = set(ladder.extra_seeds) - set(ladder.widths)
         if unknown:
-            raise FlopwiseError(f"recipe: ladder.extra_seeds names width {min(unknown)}, which is not in ladder.widths")
+            raise FlopwiseError(
+                f"recipe: ladder.extra_seeds names width {min(unknown)}, which is not in ladder.widths"
+            )
         branches: dict[str, str] = {}
         for width in ladder.widths:
             for repeat in range(1 + ladder.extra_seeds.get(width, 0)):
                 seed = recipe.seed + 1000 * repeat
-                new = ladder_steps(ladder, recipe.data.vocab_size, width, ladder.budgets, seed, seconds=train_seconds)
+                new = ladder_steps(
+                    ladder, recipe.data.vocab_size, width, ladder.budgets, seed, seconds=train_seconds
+                )
                 self.steps += new
                 for step in new:
                     if step.method == "cooldown":
@@ -131,7 +137,9 @@ class Expansion:
             )
         )  # fmt: skip
 
-    def synthesize(self, name: str, init: str, spec: dict[str, Any], parents: dict[str, str] | None = None) -> str:
+    def synthesize(
+        self, name: str, init: str, spec: dict[str, Any], parents: dict[str, str] | None = None
+    ) -> str:
         """A step that samples from a model and keeps what is right."""
         flops, seconds = sample_cost(self.models[init], spec["problems"], spec["n"])
         return self.tuned(
@@ -157,7 +165,11 @@ class Expansion:
         seed = recipe.seed
         base, more, student = (
             self._rung(r, where, seed)
-            for r, where in ((p.base, "base"), (p.more_pretraining, "more_pretraining"), (p.student, "student"))
+            for r, where in (
+                (p.base, "base"),
+                (p.more_pretraining, "more_pretraining"),
+                (p.student, "student"),
+            )
         )
         sft_run = "flopwise.posttrain.sft:run_step"
         self.tuned("sft", "sft", "demonstrations", base, p.sft.model_dump(), sft_run)
@@ -166,21 +178,44 @@ class Expansion:
         for rung in p.other_sizes:
             init = self._rung(rung, "other_sizes", seed)
             self.tuned(f"sft-{init}", "sft", "demonstrations", init, p.sft.model_dump(), sft_run)
-        self.tuned(f"sft-{self.held_out}", "sft", "demonstrations", self.held_out, p.sft.model_dump(), sft_run)
+        self.tuned(
+            f"sft-{self.held_out}", "sft", "demonstrations", self.held_out, p.sft.model_dump(), sft_run
+        )
 
         g = p.grpo.model_dump() | {"batch_size": p.grpo.problems_per_step * p.grpo.group_size}
-        made, decode_s = sample_cost(self.models["sft"], p.grpo.problems_per_step * p.grpo.steps, p.grpo.group_size)
+        made, decode_s = sample_cost(
+            self.models["sft"], p.grpo.problems_per_step * p.grpo.steps, p.grpo.group_size
+        )
         rows = p.grpo.steps * g["batch_size"] // 2
         learn = train_flops(self.models["sft"], PROMPT_TOKENS + COMPLETION_TOKENS, rows).total
         learn_s = train_seconds(learn, rows * (PROMPT_TOKENS + COMPLETION_TOKENS))
-        self.tuned("grpo", "rl", "grpo", "sft", g, "flopwise.posttrain.grpo:run_step", None, decode_s + learn_s, made + learn)
+        self.tuned(
+            "grpo",
+            "rl",
+            "grpo",
+            "sft",
+            g,
+            "flopwise.posttrain.grpo:run_step",
+            None,
+            decode_s + learn_s,
+            made + learn,
+        )
 
         r = p.rejection
-        shared = {"problems": r.problems, "n": r.n, "keep_per_problem": r.keep_per_problem, "temperature": r.temperature}
-        phase = r.model_dump(include={"steps", "batch_size", "rate_factor", "curve_points"}) | {"with_demonstrations": True}
+        shared = {
+            "problems": r.problems,
+            "n": r.n,
+            "keep_per_problem": r.keep_per_problem,
+            "temperature": r.temperature,
+        }
+        phase = r.model_dump(include={"steps", "batch_size", "rate_factor", "curve_points"}) | {
+            "with_demonstrations": True
+        }
         current, spent = "sft", []
         for i in range(1, r.rounds + 1):
-            samples = self.synthesize(f"rejection-{i}-samples", current, {**shared, "first_problem": (i - 1) * r.problems})
+            samples = self.synthesize(
+                f"rejection-{i}-samples", current, {**shared, "first_problem": (i - 1) * r.problems}
+            )
             current = self.tuned(
                 f"rejection-{i}", "rejection", "verified_samples", current, phase,
                 "flopwise.posttrain.rejection:run_step", {"samples": samples},
@@ -195,7 +230,9 @@ class Expansion:
             "temperature": d.temperature, "first_problem": 0,
         }  # fmt: skip
         samples = self.synthesize("teacher-samples", "grpo", wanted, {"candidate": current})
-        phase = d.model_dump(include={"steps", "batch_size", "rate_factor", "curve_points"}) | {"with_demonstrations": True}
+        phase = d.model_dump(include={"steps", "batch_size", "rate_factor", "curve_points"}) | {
+            "with_demonstrations": True
+        }
         self.tuned(
             "distill", "distill", "verified_sequences", "sft-student", phase,
             "flopwise.posttrain.rejection:run_step", {"samples": samples},
@@ -205,7 +242,9 @@ class Expansion:
         w = p.reward.model_dump()
         cfg = self.models["sft"]
         made, decode_s = sample_cost(cfg, p.reward.problems + p.reward.test_problems, p.reward.n)
-        learn = train_flops(cfg, PROMPT_TOKENS + COMPLETION_TOKENS, w["steps"] * w["batch_size"], n_logits=1).total
+        learn = train_flops(
+            cfg, PROMPT_TOKENS + COMPLETION_TOKENS, w["steps"] * w["batch_size"], n_logits=1
+        ).total
         learn_s = train_seconds(learn, w["steps"] * w["batch_size"] * (PROMPT_TOKENS + COMPLETION_TOKENS))
         self.tuned(
             "reward", "reward", "outcome", "sft", w, "flopwise.posttrain.reward:run_step",
@@ -231,7 +270,11 @@ class Expansion:
         for name in self.tuned_names:
             if name not in (*deep, held_out):
                 self.sample(name, t.light_n)
-        same = [s.name for s in self.steps if s.kind == "sft" and s.method == "demonstrations" and s.name != held_out]
+        same = [
+            s.name
+            for s in self.steps
+            if s.kind == "sft" and s.method == "demonstrations" and s.name != held_out
+        ]
         sampled = {f"sampled{i}": f"sample-{name}" for i, name in enumerate(same)}
         self.add(
             Step(

@@ -43,9 +43,9 @@ class Rung(Section):
 class RatesSection(Section):
     """Base learning rates, see `train.optim.Rates`."""
 
-    muon: float = Field(0.02, gt=0)
-    embed: float = Field(0.01, gt=0)
-    head: float = Field(0.004, gt=0)
+    muon: float = Field(default=0.02, gt=0)
+    embed: float = Field(default=0.01, gt=0)
+    head: float = Field(default=0.004, gt=0)
 
 
 class LadderSection(Section):
@@ -89,7 +89,7 @@ class MethodSection(Section):
 
     steps: Count
     batch_size: Count = 64
-    rate_factor: float = Field(0.3, gt=0)
+    rate_factor: float = Field(default=0.3, gt=0)
     curve_points: Count = 4
 
 
@@ -100,7 +100,7 @@ class RejectionSection(MethodSection):
     problems: Count = 2000
     n: Count = 8
     keep_per_problem: Count = 2
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
 
 
 class DistillSection(MethodSection):
@@ -109,7 +109,7 @@ class DistillSection(MethodSection):
     problems: Count = 4000
     n: Count = 4
     keep_per_problem: Count = 2
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
 
 
 class GrpoSection(Section):
@@ -119,11 +119,11 @@ class GrpoSection(Section):
     problems_per_step: Count = 64
     group_size: Annotated[int, Field(ge=2)] = 16
     max_tokens: Count = 64
-    temperature: float = Field(1.0, gt=0)
-    rate_factor: float = Field(0.05, gt=0)
-    final_rate: float = Field(0.3, ge=0)
-    clip_low: float = Field(0.2, gt=0)
-    clip_high: float = Field(0.28, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    rate_factor: float = Field(default=0.05, gt=0)
+    final_rate: float = Field(default=0.3, ge=0)
+    clip_low: float = Field(default=0.2, gt=0)
+    clip_high: float = Field(default=0.28, gt=0)
     scale_by_std: bool = True
     curve_points: Count = 12
 
@@ -134,7 +134,7 @@ class RewardSection(MethodSection):
     problems: Count = 1500
     test_problems: Count = 200
     n: Count = 8
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
 
 
 class PosttrainSection(Section):

@@ -133,7 +133,10 @@ def make_plan(
     for q in QUESTIONS:
         again = options(systems, predicted, how, q, budget, seed)
         by_questions.append(
-            {"questions": q, **{name: _row(best(again, name == "checkable")) for name in ("checkable", "uncheckable")}}
+            {
+                "questions": q,
+                **{name: _row(best(again, name == "checkable")) for name in ("checkable", "uncheckable")},
+            }
         )
     shown = list({(o.model, o.strategy): o for o in reversed(found)}.values())
     shown.sort(key=lambda o: (-o.accuracy, o.total_flops))
@@ -144,7 +147,9 @@ def make_plan(
     }  # fmt: skip
 
 
-def reasons(tops: dict[str, Option | None], found: Sequence[Option], budget: float, questions: float) -> list[str]:
+def reasons(
+    tops: dict[str, Option | None], found: Sequence[Option], budget: float, questions: float
+) -> list[str]:
     """Why these options, and how sure that is, in sentences."""
     out = []
     for name, top in tops.items():
@@ -156,14 +161,20 @@ def reasons(tops: dict[str, Option | None], found: Sequence[Option], budget: flo
             f"{kind}: {top.how}. Expected {top.accuracy:.1%} ({top.low:.1%} to {top.high:.1%}, {top.origin}); "
             f"{share:.0%} of its {top.total_flops:.2g} FLOPs make the model, the rest answers."
         )
-        rivals = [o for o in found if (o.strategy == "verifier") == (top.strategy == "verifier") and o.model != top.model]
+        rivals = [
+            o
+            for o in found
+            if (o.strategy == "verifier") == (top.strategy == "verifier") and o.model != top.model
+        ]
         if rivals:
             out.append(
                 f"The best other model, {rivals[0].model}, is expected at {rivals[0].accuracy:.1%}; "
                 f"the choice is best in {top.chance_best:.0%} of resamples."
             )
         if top.total_flops < 0.5 * budget:
-            out.append(f"It leaves {1 - top.total_flops / budget:.0%} of the budget: nothing measured turns more into accuracy.")
+            out.append(
+                f"It leaves {1 - top.total_flops / budget:.0%} of the budget: nothing measured turns more into accuracy."
+            )
     return out
 
 

@@ -43,7 +43,9 @@ def larger_models(
             prediction = loss_law.predict(N=N, D=D)
             if not 1.0 < prediction.extrapolation <= BEYOND:
                 continue
-            losses = loss_draws({"value": prediction.value, "low": prediction.low, "high": prediction.high}, seed, DRAWS)
+            losses = loss_draws(
+                {"value": prediction.value, "low": prediction.low, "high": prediction.high}, seed, DRAWS
+            )
             for k in samples:
                 found.append(
                     Predicted(

@@ -36,7 +36,9 @@ class Way:
         return np.array([s.one_off_flops - first.one_off_flops for s in self.systems])
 
 
-def crossing(costs: np.ndarray, accuracies: np.ndarray, target: float, log_after: bool = False) -> float | None:
+def crossing(
+    costs: np.ndarray, accuracies: np.ndarray, target: float, log_after: bool = False
+) -> float | None:
     """Cost at which a piecewise straight curve first reaches `target`; None if it never does.
 
     `log_after`: beyond the first segment, straight in the logarithm of the cost.
@@ -65,7 +67,8 @@ def price(way: Way, gain: float, draws: np.ndarray, level: float = 0.95) -> dict
     found = [crossing(costs, row, row[0] + gain, way.per_question) for row in draws]
     sorted_costs = np.sort([np.inf if c is None else c for c in found])
     low, high = (
-        float(sorted_costs[min(len(found) - 1, int(q * len(found)))]) for q in (0.5 - level / 2, 0.5 + level / 2)
+        float(sorted_costs[min(len(found) - 1, int(q * len(found)))])
+        for q in (0.5 - level / 2, 0.5 + level / 2)
     )
     best = int(np.argmax(means))
     note = "" if value is not None else (

@@ -55,7 +55,9 @@ class Plan:
         return asdict(self)
 
 
-def optimum(law: Law, params: Mapping[str, Any], budget: float, demand: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def optimum(
+    law: Law, params: Mapping[str, Any], budget: float, demand: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """N, D and loss that minimise the law's loss at C = 6 N D + 2 N T, for one parameter set or arrays of them.
 
     A grid of 2,001 sizes from one parameter to those that leave no training, refined by a parabola in log N.
@@ -95,14 +97,22 @@ def plan(fits: Fit | Sequence[Fit], budget: float, demand: float = 0.0, seed: in
 
     fits = list(fits) if isinstance(fits, Sequence) else [fits]
     if not fits:
-        raise FlopwiseError("plan: no fit given; make one with: flopwise fit TABLE --law chinchilla --out fit.json")
+        raise FlopwiseError(
+            "plan: no fit given; make one with: flopwise fit TABLE --law chinchilla --out fit.json"
+        )
     if not (np.isfinite(budget) and budget > 0) or not (np.isfinite(demand) and demand >= 0):
-        raise FlopwiseError(f"plan: budget is {budget} FLOPs and demand {demand} tokens; a budget above 0 is needed")
+        raise FlopwiseError(
+            f"plan: budget is {budget} FLOPs and demand {demand} tokens; a budget above 0 is needed"
+        )
     for f in fits:
         if get(f.law).variables != ("N", "D"):
-            raise FlopwiseError(f"plan: {f.law} is a law in {', '.join(get(f.law).variables)}; plans need one in N and D")
+            raise FlopwiseError(
+                f"plan: {f.law} is a law in {', '.join(get(f.law).variables)}; plans need one in N and D"
+            )
     if 2 * demand >= budget:
-        raise FlopwiseError(f"plan: {demand:.3g} tokens at inference leave nothing of {budget:.3g} FLOPs even for one parameter")
+        raise FlopwiseError(
+            f"plan: {demand:.3g} tokens at inference leave nothing of {budget:.3g} FLOPs even for one parameter"
+        )
     splits = [_split(f, budget, demand, seed) for f in fits]
     for split in splits:
         for f, other in zip(fits, splits, strict=True):
@@ -122,7 +132,9 @@ def _split(fit: Fit, budget: float, demand: float, seed: int) -> Split:
     at = fit.predict(N=N, D=D)
     warnings = list(fit.warnings)
     if at.extrapolation > 10:
-        warnings.append(f"{at.extrapolation:.0f}x beyond the largest run fitted: verify with a run in between")
+        warnings.append(
+            f"{at.extrapolation:.0f}x beyond the largest run fitted: verify with a run in between"
+        )
     return Split(
         fit.law, N, D, float(at.value), ends | {"loss": (float(at.low), float(at.high))}, 6 * N * D, 2 * N * demand,  # type: ignore[arg-type]
         float(at.extrapolation), {}, warnings,

@@ -80,7 +80,9 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     spec = folder.spec
     root = folder.path.parent
     models = [
-        Measured.read(f, RunFolder(root / f.roles["model"])) for role, f in parents.items() if role.startswith("sampled")
+        Measured.read(f, RunFolder(root / f.roles["model"]))
+        for role, f in parents.items()
+        if role.startswith("sampled")
     ]
     pretrained = [RunFolder(root / m.record.roles["init"]).record() for m in models]
     table = observations(models, pretrained, spec["up_to"])

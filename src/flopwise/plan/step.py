@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,7 +51,8 @@ class Evidence:
             scorer = sampled.references.get("reward")
             models[m.name] = m
             systems += m.systems(
-                lineage_flops(root, [m.record.id]), lineage_flops(root, [m.record.id, scorer]) if scorer else None
+                lineage_flops(root, [m.record.id]),
+                lineage_flops(root, [m.record.id, scorer]) if scorer else None,
             )
         how = spec["how"]
         predicted = _larger(folder, models)
@@ -75,7 +75,9 @@ class Evidence:
 
         reference = greedy(self.spec["reference"])
         if reference is None:
-            raise FlopwiseError(f"plan: the reference model {self.spec['reference']!r:.60} was not sampled; sample it first")
+            raise FlopwiseError(
+                f"plan: the reference model {self.spec['reference']!r:.60} was not sampled; sample it first"
+            )
         found = []
         for way in self.spec["ways"]:
             steps = [s for s in map(greedy, way["models"]) if s is not None]
@@ -121,7 +123,9 @@ def verification(folder: RunFolder, models: dict[str, Measured]) -> dict[str, An
     """What the joint law said of the larger run before it was made, beside what was then measured."""
     from flopwise.records.folder import RunFolder
 
-    joint = json.loads((RunFolder(folder.path.parent / folder.references["joint"]).path / JOINT_FILE).read_bytes())
+    joint = json.loads(
+        (RunFolder(folder.path.parent / folder.references["joint"]).path / JOINT_FILE).read_bytes()
+    )
     held = models[folder.spec["held_out"]]
     measured = {point["n"]: point for point in held.curves["verifier"]}
     points = []
@@ -161,7 +165,8 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
         if content["plan"][name]
     }
     metrics["joint_law_inside"] = Metric(
-        value=float(np.mean([p["inside"] for p in check["points"]])) if check["points"] else None, n=len(check["points"])
+        value=float(np.mean([p["inside"] for p in check["points"]])) if check["points"] else None,
+        n=len(check["points"]),
     )
     folder.finish(
         metrics=metrics,

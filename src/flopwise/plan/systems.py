@@ -82,7 +82,11 @@ class Measured:
         """
         found = []
         for strategy, points in self.curves.items():
-            rows = self.arrays["greedy"][None].astype(float) if strategy == "greedy" else self.arrays[f"curve_{strategy}"]
+            rows = (
+                self.arrays["greedy"][None].astype(float)
+                if strategy == "greedy"
+                else self.arrays[f"curve_{strategy}"]
+            )
             cost = scorer if strategy == "reward_model" else one_off
             if cost is None:
                 continue
@@ -110,9 +114,9 @@ def paired_draws(systems: list[System], n: int, seed: int) -> np.ndarray:
     """
     sizes = {len(s.values) for s in systems}
     if len(sizes) != 1:
-        raise FlopwiseError(f"plan: systems were measured on {sorted(sizes)} problems; measure all on the same ones")
+        raise FlopwiseError(
+            f"plan: systems were measured on {sorted(sizes)} problems; measure all on the same ones"
+        )
     size = sizes.pop()
     weights = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), size=n) / size
     return weights @ np.stack([s.values for s in systems], axis=1)
-
-

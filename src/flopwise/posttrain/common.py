@@ -77,7 +77,11 @@ class Bench:
         )  # fmt: skip
 
     def finish(
-        self, counters: Counters, metrics: dict[str, Metric], tokens_unique: int | None, extra: dict[str, Any] | None = None
+        self,
+        counters: Counters,
+        metrics: dict[str, Metric],
+        tokens_unique: int | None,
+        extra: dict[str, Any] | None = None,
     ) -> None:
         """Save the model, drop the training state, write the record."""
         from flopwise.records.record import Metric
@@ -161,5 +165,7 @@ def steps_for_flops(model: Transformer, flops: float, batches: list[Batch]) -> i
     per_step = sum(update_flops(model, b) for b in batches) / len(batches)
     steps = round(flops / per_step)
     if steps < 1:
-        raise FlopwiseError(f"control: {flops:.3g} FLOPs are less than one step of {per_step:.3g}; use a smaller batch")
+        raise FlopwiseError(
+            f"control: {flops:.3g} FLOPs are less than one step of {per_step:.3g}; use a smaller batch"
+        )
     return steps

@@ -12,7 +12,6 @@ import torch
 from flopwise.errors import FlopwiseError
 from flopwise.train.objectives import Batch
 
-
 BUCKET = 8
 """Batches sorted by length together."""
 
@@ -57,7 +56,9 @@ def epochs(examples: Sequence[Example], batch_size: int, pad_id: int, seed: int)
     length comes first. What does not fill a batch sits out for an epoch.
     """
     if not examples:
-        raise FlopwiseError("training set is empty: no example survived; check the samples that feed this step")
+        raise FlopwiseError(
+            "training set is empty: no example survived; check the samples that feed this step"
+        )
     lengths = np.array([len(e.prompt) + len(e.completion) for e in examples])
     per_epoch = max(1, len(examples) // batch_size)
 

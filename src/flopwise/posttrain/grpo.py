@@ -64,7 +64,13 @@ class Rollouts:
         bench, spec = self.bench, self.bench.spec
         problems, n = self.problems(step), spec["group_size"]
         samples = sample(
-            bench.model, bench.data, problems, n, bench.folder.seed * 1_000_003 + step, spec["temperature"], spec["max_tokens"]
+            bench.model,
+            bench.data,
+            problems,
+            n,
+            bench.folder.seed * 1_000_003 + step,
+            spec["temperature"],
+            spec["max_tokens"],
         )
         bench.model.train()
         rewards = np.zeros((len(problems), n))
@@ -79,9 +85,7 @@ class Rollouts:
         }  # fmt: skip
         if not len(keep):
             nothing = torch.zeros(1, 1, dtype=torch.int64)
-            return Batch(
-                nothing, nothing, torch.zeros(1, 1), generate_flops=samples.usage.flops, info=info
-            )
+            return Batch(nothing, nothing, torch.zeros(1, 1), generate_flops=samples.usage.flops, info=info)
         completions = completion_ids(samples)
         prompts = bench.data.tokenizer.encode_batch([p.prompt for p in problems])
         examples = [Example(tuple(prompts[samples.prompt_index[i]]), tuple(completions[i])) for i in keep]

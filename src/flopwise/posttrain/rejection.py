@@ -53,7 +53,9 @@ def synthesize_step(folder: RunFolder, parents: dict[str, RunFolder], progress: 
     block = 512
     for start in range(0, len(problems), block):
         part = problems[start : start + block]
-        batch = sample(bench.model, bench.data, part, spec["n"], folder.seed * 1_000_003 + start, spec["temperature"])
+        batch = sample(
+            bench.model, bench.data, part, spec["n"], folder.seed * 1_000_003 + start, spec["temperature"]
+        )
         right = verify_all(bench.data, part, batch)
         right_total += sum(right)
         flops += batch.usage.flops

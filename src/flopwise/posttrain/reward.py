@@ -40,7 +40,9 @@ def collate_outcomes(examples: list[Example], labels: np.ndarray, pad_id: int) -
         whole = e.prompt + e.completion
         ids[row, : len(whole)] = whole
         last[row] = len(whole) - 1
-    return Batch(torch.from_numpy(ids), labels=torch.from_numpy(labels.astype(np.float32)), last=torch.from_numpy(last))
+    return Batch(
+        torch.from_numpy(ids), labels=torch.from_numpy(labels.astype(np.float32)), last=torch.from_numpy(last)
+    )
 
 
 def auc(scores: np.ndarray, right: np.ndarray) -> float:
@@ -52,7 +54,7 @@ def auc(scores: np.ndarray, right: np.ndarray) -> float:
     a, b = scores[right], scores[~right]
     if not len(a) or not len(b):
         return float("nan")
-    return float(((a[:, None] > b).mean() + (a[:, None] == b).mean() / 2))
+    return float((a[:, None] > b).mean() + (a[:, None] == b).mean() / 2)
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) -> None:
@@ -71,10 +73,14 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     right = np.array(verify_all(data, problems, samples))
     prompts = data.tokenizer.encode_batch([p.prompt for p in problems])
     completions = completion_ids(samples)
-    examples = [Example(tuple(prompts[p]), tuple(c)) for p, c in zip(samples.prompt_index, completions, strict=True)]
+    examples = [
+        Example(tuple(prompts[p]), tuple(c)) for p, c in zip(samples.prompt_index, completions, strict=True)
+    ]
     training = np.flatnonzero(samples.prompt_index < spec["problems"])
     if right[training].all() or not right[training].any():
-        raise FlopwiseError(f"reward: all {len(training)} samples are {'right' if right.any() else 'wrong'}; nothing to tell apart")
+        raise FlopwiseError(
+            f"reward: all {len(training)} samples are {'right' if right.any() else 'wrong'}; nothing to tell apart"
+        )
     bench.model = scorer_from(policy)
     pad, B = data.tokenizer.pad_id, spec["batch_size"]
 
@@ -96,10 +102,14 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
         hidden = bench.model.hidden(batch.ids)
         scores = bench.model.head(hidden[torch.arange(len(test)), batch.last]).squeeze(-1).numpy()
     by_problem = samples.prompt_index[test]
-    within = np.array([auc(scores[by_problem == p], right[test][by_problem == p]) for p in np.unique(by_problem)])
+    within = np.array(
+        [auc(scores[by_problem == p], right[test][by_problem == p]) for p in np.unique(by_problem)]
+    )
     within = within[~np.isnan(within)]
     metrics = {
-        "auc_within": Metric(value=float(within.mean()), se=float(within.std(ddof=1) / len(within) ** 0.5), n=len(within)),
+        "auc_within": Metric(
+            value=float(within.mean()), se=float(within.std(ddof=1) / len(within) ** 0.5), n=len(within)
+        ),
         "auc_pooled": Metric(value=auc(scores, right[test]), se=None, n=len(test)),
     }
     bench.finish(counters, metrics, None, {"positives": float(right[training].mean())})

@@ -29,7 +29,9 @@ class HeldOutLoss:
 
 
 @torch.inference_mode()
-def corpus_loss(model: Transformer, windows: np.ndarray, documents: np.ndarray, batch_size: int = 32) -> HeldOutLoss:
+def corpus_loss(
+    model: Transformer, windows: np.ndarray, documents: np.ndarray, batch_size: int = 32
+) -> HeldOutLoss:
     """Loss of `windows` [n, T+1], each from the document named in `documents` [n].
 
     The standard error treats documents as the independent units, since tokens of one document are not:
@@ -43,7 +45,9 @@ def corpus_loss(model: Transformer, windows: np.ndarray, documents: np.ndarray, 
         x, y = ids[:, :-1], ids[:, 1:]
         losses = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="none").view(y.shape)
         flops += score_flops(model.cfg, x.shape[1], x.shape[0]).total
-        for doc, total in zip(documents[start : start + batch_size], losses.double().sum(1).tolist(), strict=True):
+        for doc, total in zip(
+            documents[start : start + batch_size], losses.double().sum(1).tolist(), strict=True
+        ):
             entry = sums.setdefault(int(doc), [0.0, 0.0])
             entry[0] += total
             entry[1] += y.shape[1]
@@ -55,11 +59,11 @@ def corpus_loss(model: Transformer, windows: np.ndarray, documents: np.ndarray, 
     return HeldOutLoss(float(mean), se, n, int(totals[:, 1].sum()), flops)
 
 
-def heldout_losses(model: Transformer, data: PreparedData, n_tokens: int, seq_len: int) -> dict[str, HeldOutLoss]:
+def heldout_losses(
+    model: Transformer, data: PreparedData, n_tokens: int, seq_len: int
+) -> dict[str, HeldOutLoss]:
     """Loss per corpus, each on the same first `n_tokens` held-out tokens for every model."""
-    return {
-        name: corpus_loss(model, *data.heldout(name, n_tokens, seq_len)) for name in data.corpora
-    }
+    return {name: corpus_loss(model, *data.heldout(name, n_tokens, seq_len)) for name in data.corpora}
 
 
 def pooled(losses: dict[str, HeldOutLoss]) -> HeldOutLoss:
