@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flopwise.errors import FlopwiseError
-from flopwise.flops.count import count_params, decode_flops, prefill_flops, train_flops
+from flopwise.flops.count import count_params
+from flopwise.launch.costs import PROMPT_TOKENS, sample_cost, train_seconds, tuning_cost
 from flopwise.launch.steps import Step
 from flopwise.models.config import ModelConfig
 from flopwise.pretrain.ladder import branch_name, ladder_steps
@@ -13,28 +14,7 @@ from flopwise.pretrain.ladder import branch_name, ladder_steps
 if TYPE_CHECKING:
     from flopwise.launch.recipe import Recipe
 
-PROMPT_TOKENS, COMPLETION_TOKENS = 12, 32
-"""Typical lengths of the task, for estimates alone; what is recorded is counted."""
-
-KERNEL_SECONDS_PER_TOKEN = 7e-6
-FLOP_PER_S = 8e10
-DECODE_SECONDS_PER_TOKEN = 2.5e-5
-"""Time model for estimates: a cost per token that does not depend on size, and a matmul rate; measured on one
-core of an EPYC 9005 (`benchmarks/README.md`). The progress display corrects it by the speed it sees."""
-
-
-def train_seconds(flops: float, tokens: float) -> float:
-    """Estimated time of a training phase on one core."""
-    return tokens * KERNEL_SECONDS_PER_TOKEN + flops / FLOP_PER_S
-
-
-def sample_cost(cfg: ModelConfig, problems: int, n: int) -> tuple[float, float]:
-    """Estimated FLOPs and seconds of n samples for each problem."""
-    per_problem = prefill_flops(cfg, PROMPT_TOKENS).total
-    per_sample = COMPLETION_TOKENS * decode_flops(cfg, PROMPT_TOKENS + COMPLETION_TOKENS // 2).total
-    return problems * (
-        per_problem + n * per_sample
-    ), 0.3 + problems * n * COMPLETION_TOKENS * DECODE_SECONDS_PER_TOKEN
+SFT = "flopwise.posttrain.sft:run_step"
 
 
 class Expansion:
@@ -71,8 +51,8 @@ class Expansion:
         d = self.recipe.data
         self.add(
             Step(
-                name="data", kind="data", method=d.task, parents={}, seed=self.recipe.seed, spec=d.model_dump(),
-                flops=0.0, seconds=8 + len(d.corpora) * d.max_chars / 4e6 * 5, run="flopwise.data.prepare:run_step",
+                name="data", kind="data", method=d.task, seed=self.recipe.seed, spec=d.model_dump(),
+                seconds=3 + len(d.corpora) * d.max_chars / 4e6 * 5, run="flopwise.data.prepare:run_step",
             )
         )  # fmt: skip
 
@@ -98,12 +78,12 @@ class Expansion:
                         self.models[step.name] = self.config(width)
         self.add(
             Step(
-                name="law", kind="fit", method="pretraining_law", parents={}, references=branches, seed=recipe.seed,
+                name="law", kind="fit", method="pretraining_law", references=branches, seed=recipe.seed,
                 spec={
                     "candidates": recipe.law.candidates, "held_out": ladder.held_out.model_dump(),
                     "model": self.config(ladder.held_out.width).to_dict(), "seq_len": ladder.seq_len,
                 },
-                flops=0.0, seconds=8.0, run="flopwise.pretrain.law:run_step",
+                seconds=6.0, run="flopwise.pretrain.law:run_step",
             )
         )  # fmt: skip
         held = ladder.held_out
@@ -122,18 +102,17 @@ class Expansion:
     ) -> str:  # fmt: skip
         """A step that trains from the model of step `init` on the task."""
         cfg = self.models[init]
-        T = PROMPT_TOKENS + COMPLETION_TOKENS
         if flops is None:
-            flops = spec["steps"] * train_flops(cfg, T, spec["batch_size"]).total
-            seconds = train_seconds(flops, spec["steps"] * spec["batch_size"] * T)
+            flops, seconds = tuning_cost(cfg, spec["steps"] * spec["batch_size"])
         self.models[name] = cfg
         rates = self.recipe.ladder.rates.model_dump()
         val = {"val_problems": self.recipe.posttrain.val_problems}
         return self.add(
             Step(
-                name=name, kind=kind, method=method, parents={"data": "data", "init": init, **(parents or {})},
-                references=references or {}, seed=self.recipe.seed, spec={"rates": rates, **val, **spec}, flops=flops, seconds=seconds or 1.0,
-                run=run, n_params=count_params(cfg).non_embedding,
+                name=name, kind=kind, method=method, run=run, seed=self.recipe.seed,
+                parents={"data": "data", "init": init, **(parents or {})}, references=references or {},
+                spec={"rates": rates, **val, **spec}, flops=flops, seconds=seconds or 1.0,
+                n_params=count_params(cfg).non_embedding,
             )
         )  # fmt: skip
 
@@ -149,105 +128,78 @@ class Expansion:
 
     def control(self, name: str, init: str, match: list[str]) -> str:
         """More fine-tuning on the same demonstrations, for exactly what the matched steps spent."""
-        p = self.recipe.posttrain
         by_name = {s.name: s for s in self.steps}
         flops = sum(by_name[m].flops for m in match)
-        spec = p.sft.model_dump(exclude={"steps"})
+        spec = self.recipe.posttrain.sft.model_dump(exclude={"steps"})
         roles = {f"match{i}": m for i, m in enumerate(match)}  # read, not descended from
         seconds = train_seconds(flops, flops / 6 / count_params(self.models[init]).total)
-        return self.tuned(
-            name, "sft", "control", init, spec, "flopwise.posttrain.sft:run_step", None, seconds, flops, roles
-        )  # fmt: skip
+        return self.tuned(name, "sft", "control", init, spec, SFT, None, seconds, flops, roles)
 
     def posttrain(self) -> None:
         """Law 2: every method from one base, each with its control."""
-        recipe, p = self.recipe, self.recipe.posttrain
-        seed = recipe.seed
-        base, more, student = (
-            self._rung(r, where, seed)
-            for r, where in (
-                (p.base, "base"),
-                (p.more_pretraining, "more_pretraining"),
-                (p.student, "student"),
-            )
-        )
-        sft_run = "flopwise.posttrain.sft:run_step"
-        self.tuned("sft", "sft", "demonstrations", base, p.sft.model_dump(), sft_run)
-        self.tuned("sft-more-pretraining", "sft", "demonstrations", more, p.sft.model_dump(), sft_run)
-        self.tuned("sft-student", "sft", "demonstrations", student, p.sft.model_dump(), sft_run)
-        for rung in p.other_sizes:
-            init = self._rung(rung, "other_sizes", seed)
-            self.tuned(f"sft-{init}", "sft", "demonstrations", init, p.sft.model_dump(), sft_run)
-        self.tuned(
-            f"sft-{self.held_out}", "sft", "demonstrations", self.held_out, p.sft.model_dump(), sft_run
-        )
+        p, seed = self.recipe.posttrain, self.recipe.seed
+        sft = p.sft.model_dump()
+        named = {"sft": p.base, "sft-more-pretraining": p.more_pretraining, "sft-student": p.student}
+        for name, rung in named.items():
+            where = {"sft": "base", "sft-student": "student"}.get(name, "more_pretraining")
+            self.tuned(name, "sft", "demonstrations", self._rung(rung, where, seed), sft, SFT)
+        for init in (*(self._rung(rung, "other_sizes", seed) for rung in p.other_sizes), self.held_out):
+            self.tuned(f"sft-{init}", "sft", "demonstrations", init, sft, SFT)
+        self._grpo()
+        teacher = self._rejection()
+        self.control("control-grpo", "sft", ["grpo"])
+        self._distill(teacher)
+        self._reward()
 
-        g = p.grpo.model_dump() | {"batch_size": p.grpo.problems_per_step * p.grpo.group_size}
-        made, decode_s = sample_cost(
-            self.models["sft"], p.grpo.problems_per_step * p.grpo.steps, p.grpo.group_size
-        )
-        rows = p.grpo.steps * g["batch_size"] // 2
-        learn = train_flops(self.models["sft"], PROMPT_TOKENS + COMPLETION_TOKENS, rows).total
-        learn_s = train_seconds(learn, rows * (PROMPT_TOKENS + COMPLETION_TOKENS))
+    def _grpo(self) -> None:
+        g, cfg = self.recipe.posttrain.grpo, self.models["sft"]
+        batch = g.problems_per_step * g.group_size
+        made, decode_s = sample_cost(cfg, g.problems_per_step * g.steps, g.group_size)
+        # Groups without a signal are not learned from: about half.
+        learn, learn_s = tuning_cost(cfg, g.steps * batch / 2)
+        spec = g.model_dump() | {"batch_size": batch}
         self.tuned(
-            "grpo",
-            "rl",
-            "grpo",
-            "sft",
-            g,
-            "flopwise.posttrain.grpo:run_step",
-            None,
-            decode_s + learn_s,
-            made + learn,
-        )
+            "grpo", "rl", "grpo", "sft", spec, "flopwise.posttrain.grpo:run_step",
+            None, decode_s + learn_s, made + learn,
+        )  # fmt: skip
 
-        r = p.rejection
-        shared = {
-            "problems": r.problems,
-            "n": r.n,
-            "keep_per_problem": r.keep_per_problem,
-            "temperature": r.temperature,
-        }
-        phase = r.model_dump(include={"steps", "batch_size", "rate_factor", "curve_points"}) | {
-            "with_demonstrations": True
-        }
+    def _rejection(self) -> str:
+        """Rounds of sampling and fine-tuning, and their control; returns the last round's model."""
+        r = self.recipe.posttrain.rejection
+        shared = r.model_dump(include={"problems", "n", "keep_per_problem", "temperature"})
         current, spent = "sft", []
         for i in range(1, r.rounds + 1):
-            samples = self.synthesize(
-                f"rejection-{i}-samples", current, {**shared, "first_problem": (i - 1) * r.problems}
-            )
-            current = self.tuned(
-                f"rejection-{i}", "rejection", "verified_samples", current, phase,
-                "flopwise.posttrain.rejection:run_step", {"samples": samples},
-            )  # fmt: skip
+            spec = shared | {"first_problem": (i - 1) * r.problems}
+            samples = self.synthesize(f"rejection-{i}-samples", current, spec)
+            current = self._on_samples(f"rejection-{i}", "rejection", "verified_samples", current, samples, r)
             spent += [samples, current]
         self.control("control-rejection", "sft", spent)
-        self.control("control-grpo", "sft", ["grpo"])
+        return current
 
-        d = p.distill
-        wanted = {
-            "problems": d.problems, "n": d.n, "keep_per_problem": d.keep_per_problem,
-            "temperature": d.temperature, "first_problem": 0,
-        }  # fmt: skip
-        samples = self.synthesize("teacher-samples", "grpo", wanted, {"candidate": current})
-        phase = d.model_dump(include={"steps", "batch_size", "rate_factor", "curve_points"}) | {
-            "with_demonstrations": True
+    def _distill(self, candidate: str) -> None:
+        """The better of GRPO's model and `candidate` teaches the student."""
+        d = self.recipe.posttrain.distill
+        spec = d.model_dump(include={"problems", "n", "keep_per_problem", "temperature"}) | {
+            "first_problem": 0
         }
-        self.tuned(
-            "distill", "distill", "verified_sequences", "sft-student", phase,
-            "flopwise.posttrain.rejection:run_step", {"samples": samples},
-        )  # fmt: skip
+        samples = self.synthesize("teacher-samples", "grpo", spec, {"candidate": candidate})
+        self._on_samples("distill", "distill", "verified_sequences", "sft-student", samples, d)
         self.control("control-distill", "sft-student", [samples, "distill"])
 
-        w = p.reward.model_dump()
-        cfg = self.models["sft"]
-        made, decode_s = sample_cost(cfg, p.reward.problems + p.reward.test_problems, p.reward.n)
-        learn = train_flops(
-            cfg, PROMPT_TOKENS + COMPLETION_TOKENS, w["steps"] * w["batch_size"], n_logits=1
-        ).total
-        learn_s = train_seconds(learn, w["steps"] * w["batch_size"] * (PROMPT_TOKENS + COMPLETION_TOKENS))
+    def _on_samples(self, name: str, kind: str, method: str, init: str, samples: str, section: Any) -> str:
+        """Fine-tuning on verified samples with the demonstrations mixed in."""
+        phase = section.model_dump(include={"steps", "batch_size", "rate_factor", "curve_points"})
+        spec = phase | {"with_demonstrations": True}
+        return self.tuned(
+            name, kind, method, init, spec, "flopwise.posttrain.rejection:run_step", {"samples": samples}
+        )
+
+    def _reward(self) -> None:
+        w, cfg = self.recipe.posttrain.reward, self.models["sft"]
+        made, decode_s = sample_cost(cfg, w.problems + w.test_problems, w.n)
+        learn, learn_s = tuning_cost(cfg, w.steps * w.batch_size, n_logits=1)
         self.tuned(
-            "reward", "reward", "outcome", "sft", w, "flopwise.posttrain.reward:run_step",
+            "reward", "reward", "outcome", "sft", w.model_dump(), "flopwise.posttrain.reward:run_step",
             None, decode_s + learn_s, made + learn,
         )  # fmt: skip
 
@@ -256,13 +208,13 @@ class Expansion:
         name = branch_name(rung.width, rung.tokens, seed)
         if name not in self.models:
             raise FlopwiseError(
-                f"recipe: posttrain.{where} asks for width {rung.width} at {rung.tokens:,} tokens, which is not on the "
-                f"ladder (widths {self.recipe.ladder.widths}, budgets {self.recipe.ladder.budgets})"
+                f"recipe: posttrain.{where} asks for width {rung.width} at {rung.tokens:,} tokens, which is not "
+                f"on the ladder (widths {self.recipe.ladder.widths}, budgets {self.recipe.ladder.budgets})"
             )
         return name
 
     def testtime(self) -> None:
-        """Law 3: many samples of a few models, a few of all others; the joint law before the held-out model's."""
+        """Law 3: many samples of a few models, a few of the others; the joint law before the held-out one."""
         t, seed = self.recipe.testtime, self.recipe.seed
         deep, held_out = ("sft", "grpo", "sft-student", "distill"), f"sft-{self.held_out}"
         for name in deep:
@@ -270,16 +222,13 @@ class Expansion:
         for name in self.tuned_names:
             if name not in (*deep, held_out):
                 self.sample(name, t.light_n)
-        same = [
-            s.name
-            for s in self.steps
-            if s.kind == "sft" and s.method == "demonstrations" and s.name != held_out
-        ]
-        sampled = {f"sampled{i}": f"sample-{name}" for i, name in enumerate(same)}
+        alike = [s.name for s in self.steps if s.kind == "sft" and s.method == "demonstrations"]
+        sampled = [f"sample-{name}" for name in alike if name != held_out]
         self.add(
             Step(
-                name="joint-law", kind="fit", method="testtime_law", references={"law": "law", **sampled}, seed=seed,
-                spec={"up_to": t.light_n}, seconds=4.0, run="flopwise.plan.joint:run_step",
+                name="joint-law", kind="fit", method="testtime_law", seed=seed, spec={"up_to": t.light_n},
+                references={"law": "law", **{f"sampled{i}": name for i, name in enumerate(sampled)}},
+                seconds=2.0, run="flopwise.plan.joint:run_step",
             )
         )  # fmt: skip
         self.sample(held_out, t.light_n, after=("joint-law",))
@@ -290,13 +239,14 @@ class Expansion:
         flops, seconds = sample_cost(self.models[name], t.problems, n)
         self.add(
             Step(
-                name=f"sample-{name}", kind="sample", method="temperature", parents={"data": "data", "model": name},
-                references={"reward": reward} if reward else {}, after=after, seed=self.recipe.seed,
+                name=f"sample-{name}", kind="sample", method="temperature", seed=self.recipe.seed,
+                parents={"data": "data", "model": name}, references={"reward": reward} if reward else {},
+                after=after, run="flopwise.infer.evaluate:run_step",
                 spec={
-                    "problems": t.problems, "n": n, "shown_problems": t.shown_problems, "fit_up_to": t.fit_up_to,
-                    "max_tokens": t.max_tokens, "temperature": 1.0, "split": "test",
+                    "problems": t.problems, "n": n, "shown_problems": t.shown_problems,
+                    "fit_up_to": t.fit_up_to, "max_tokens": t.max_tokens, "temperature": 1.0, "split": "test",
                 },
-                flops=flops, seconds=seconds * (1.4 if reward else 1.0), run="flopwise.infer.evaluate:run_step",
+                flops=flops, seconds=seconds * (1.4 if reward else 1.0),
                 n_params=count_params(self.models[name]).non_embedding,
             )
         )  # fmt: skip
@@ -306,42 +256,65 @@ class Expansion:
         recipe, ladder, p = self.recipe, self.recipe.ladder, self.recipe.posttrain
         samples = {f"sample{i}": s.name for i, s in enumerate(s for s in self.steps if s.kind == "sample")}
         rounds = [f"rejection-{i}" for i in range(1, p.rejection.rounds + 1)]
-        more = "pretrain longer, then the same fine-tuning"
+        larger = [f"sft-{name}" for name in (*self._larger_rungs(), self.held_out)]
+        ways = [
+            ("pretraining", "pretrain more, then the same fine-tuning", ["sft-more-pretraining", *larger]),
+            ("post-training", "reinforcement learning (GRPO)", ["grpo"]),
+            ("post-training", "rejection sampling", rounds),
+            ("post-training", "more fine-tuning on the same demonstrations", ["control-grpo"]),
+        ]
+        shapes = [self.config(w) for w in (*ladder.widths, ladder.held_out.width, 2 * ladder.held_out.width)]
         self.add(
             Step(
                 name="plan", kind="plan", method="exchange_and_allocate", seed=recipe.seed,
-                references={"law": "law", "joint": "joint-law", **samples}, seconds=10.0, run="flopwise.plan.step:run_step",
+                references={"law": "law", "joint": "joint-law", **samples},
+                seconds=12.0, run="flopwise.plan.step:run_step",
                 spec={
-                    "budget_flops": recipe.plan.budget_flops, "questions": recipe.plan.questions, "reference": "sft",
-                    "held_out": f"sft-{self.held_out}", "how": self.words(), "seq_len": ladder.seq_len, "prompt_tokens": PROMPT_TOKENS,
-                    "ways": [
-                        {"law": "pretraining", "how": more, "models": ["sft-more-pretraining"]},
-                        {"law": "post-training", "how": "reinforcement learning (GRPO)", "models": ["grpo"]},
-                        {"law": "post-training", "how": "rejection sampling", "models": rounds},
-                        {"law": "post-training", "how": "more fine-tuning on the same demonstrations", "models": ["control-grpo"]},
-                    ],
-                    "shapes": [self.config(w).to_dict() for w in (*ladder.widths, ladder.held_out.width, 2 * ladder.held_out.width)],
+                    "budget_flops": recipe.plan.budget_flops, "questions": recipe.plan.questions,
+                    "reference": "sft", "held_out": f"sft-{self.held_out}", "how": self.words(),
+                    "seq_len": ladder.seq_len, "prompt_tokens": PROMPT_TOKENS,
+                    "ways": [dict(zip(("law", "how", "models"), way, strict=True)) for way in ways],
+                    "shapes": [shape.to_dict() for shape in shapes],
                     "tokens": [f * max(ladder.budgets) for f in (1, 2, 4)],
                 },
             )
         )  # fmt: skip
 
+    def _larger_rungs(self) -> list[str]:
+        """Fine-tuned rungs that cost more to pretrain than the base, cheapest first."""
+        base = self.recipe.posttrain.base
+        rungs = [
+            r for r in self.recipe.posttrain.other_sizes if r.width > base.width and r.tokens >= base.tokens
+        ]
+        rungs.sort(key=lambda r: r.width * r.tokens)
+        return [self._rung(r, "other_sizes", self.recipe.seed) for r in rungs]
+
     def words(self) -> dict[str, str]:
         """How each model is made, in words."""
-        rungs = {
-            branch_name(w, b, self.recipe.seed): f"pretrain width {w} on {b / 1e6:.2g}M tokens"
-            for w in (*self.recipe.ladder.widths, self.recipe.ladder.held_out.width)
-            for b in (*self.recipe.ladder.budgets, self.recipe.ladder.held_out.tokens)
-        }
-        words = {name: text for name, text in rungs.items() if name in self.models}
-        tuned = {
-            "sft": "fine-tune", "control": "fine-tune longer", "grpo": "reinforce with the verifier (GRPO)",
-            "verified_samples": "rejection sampling", "verified_sequences": "distil from the best model",
-            "demonstrations": "fine-tune", "outcome": "train a reward model",
-        }  # fmt: skip
+        words = {}
+        ladder = self.recipe.ladder
+        rungs = [(w, b) for w in ladder.widths for b in ladder.budgets]
+        for width, budget in (*rungs, (ladder.held_out.width, ladder.held_out.tokens)):
+            name = branch_name(width, budget, self.recipe.seed)
+            words[name] = f"pretrain width {width} on {budget / 1e6:.3g}M tokens"
+        rounds = 0
         for step in self.steps:
-            if step.name in self.tuned_names:
-                words[step.name] = f"{words[step.parents['init']]}, {tuned[step.method]}"
+            if step.name not in self.tuned_names:
+                continue
+            start = words[step.parents["init"]]
+            if step.method == "control":
+                words[step.name] = f"{start} for longer"
+            elif step.kind == "rejection":
+                rounds += 1
+                first = start.partition(", rejection")[0]
+                words[step.name] = f"{first}, rejection sampling in {rounds} round{'s' if rounds > 1 else ''}"
+            else:
+                made = {
+                    "sft": "fine-tune",
+                    "rl": "reinforce with the verifier",
+                    "distill": "distil from the best model",
+                }
+                words[step.name] = f"{start}, {made[step.kind]}"
         return words
 
 

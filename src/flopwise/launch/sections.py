@@ -73,7 +73,8 @@ class LadderSection(Section):
     def _held_out_is_larger(self) -> LadderSection:
         if self.held_out.width <= max(self.widths):
             raise ValueError(
-                f"held_out.width is {self.held_out.width}, must be above the ladder's largest, {max(self.widths)}"
+                f"held_out.width is {self.held_out.width}, must be above the ladder's largest, "
+                f"{max(self.widths)}"
             )
         return self
 
