@@ -32,9 +32,9 @@ def plan(
 ) -> None:
     """Where the next FLOP should go.
 
-    From fits of laws in N and D: the size and the tokens that give the lowest loss for a budget that also pays
-    for the demand at inference. From a folder of runs (flopwise demo): which model to make and how to ask it,
-    over pretraining, post-training and samples at test time.
+    From fits of laws in N and D: the size and the tokens that give the lowest loss for a budget that also
+    pays for the demand at inference. From a folder of runs (flopwise demo): which model to make and how to
+    ask it, over pretraining, post-training and samples at test time.
     """
     folders = [w for w in what if Path(w).is_dir()]
     if folders and len(what) > 1:
@@ -60,25 +60,14 @@ def _from_fits(paths: list[str], budget: float, demand: float, as_json: bool) ->
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(
-        "law",
-        "N",
-        "95%",
-        "D",
-        "95%",
-        "D / N",
-        "loss",
-        "95%",
-        "FLOPs to train",
-        "to answer",
-        "beyond",
-        box=None,
-        pad_edge=False,
-    )
+    columns = ("law", "N", "95%", "D", "95%", "D / N", "loss", "95%", "FLOPs to train", "to answer", "beyond")
+    table = Table(*columns, box=None, pad_edge=False)
     for s in (made.best, *made.others):
         table.add_row(
-            s.law, f"{s.N:.3g}", _span(s.intervals["N"]), f"{s.D:.3g}", _span(s.intervals["D"]), f"{s.D / s.N:.3g}",
-            f"{s.loss:.4g}", _span(s.intervals["loss"]), f"{s.train_flops:.2e}", f"{s.inference_flops:.2e}", f"{s.extrapolation:.3g}x",
+            s.law, f"{s.N:.3g}", _span(s.intervals["N"]), f"{s.D:.3g}", _span(s.intervals["D"]),
+            f"{s.D / s.N:.3g}",
+            f"{s.loss:.4g}", _span(s.intervals["loss"]), f"{s.train_flops:.2e}", f"{s.inference_flops:.2e}",
+            f"{s.extrapolation:.3g}x",
         )  # fmt: skip
     console = Console()
     console.print(table)
@@ -116,8 +105,9 @@ def _from_runs(folder: Path, budget: float, questions: float | None, as_json: bo
     )
     for o in made["options"]:
         table.add_row(
-            escape(o["how"]), o["origin"], f"{o['accuracy']:.1%}", _span((o["low"], o["high"])), f"{o['one_off_flops']:.2e}",
-            f"{o['per_question_flops']:.2e}", f"{o['total_flops']:.2e}", _share(o["chance_best"]),
+            escape(o["how"]), o["origin"], f"{o['accuracy']:.1%}", _span((o["low"], o["high"])),
+            f"{o['one_off_flops']:.2e}", f"{o['per_question_flops']:.2e}", f"{o['total_flops']:.2e}",
+            _share(o["chance_best"]),
         )  # fmt: skip
     console.print(table)
     again = Table(

@@ -12,7 +12,8 @@ from typing import Any
 __all__ = ["Option", "Plan", "Split", "System", "exchange_rates", "make_plan", "plan"]
 
 _HOMES = {
-    "Plan": "frontier", "Split": "frontier", "plan": "frontier", "Option": "allocate", "make_plan": "allocate",
+    "Plan": "frontier", "Split": "frontier", "plan": "frontier",
+    "Option": "allocate", "make_plan": "allocate",
     "System": "systems", "exchange_rates": "exchange",
 }  # fmt: skip
 

@@ -21,8 +21,8 @@ QUESTIONS = tuple(10.0**e for e in range(3, 11))
 class Option:
     """A system with what is expected of it. `origin`: "measured", or "predicted" by a fitted law.
 
-    `chance_best`: share of resamples (of problems, and of a prediction's interval) in which no other affordable
-    option of the same kind answers more.
+    `chance_best`: share of resamples (of problems, and of a prediction's interval) in which no other
+    affordable option of the same kind answers more.
     """
 
     model: str
@@ -53,8 +53,8 @@ class Predicted:
 
 
 def options(
-    systems: Sequence[System], predicted: Sequence[Predicted], how: dict[str, str], questions: float, budget: float,
-    seed: int = 0,
+    systems: Sequence[System], predicted: Sequence[Predicted], how: dict[str, str],
+    questions: float, budget: float, seed: int = 0,
 ) -> list[Option]:  # fmt: skip
     """All that the budget affords, best first within each kind; `how` says in words how a model is made."""
     measured = [s for s in systems if s.total_flops(questions) <= budget]
@@ -67,14 +67,16 @@ def options(
     draws = np.concatenate(columns, axis=1)
     found = [
         Option(
-            s.model, f"{how.get(s.model, s.model)}; {answering(s.strategy, s.n)}", "measured", s.strategy, s.n, s.accuracy,
-            0.0, 0.0, s.one_off_flops, s.per_question_flops, s.total_flops(questions),
+            s.model, f"{how.get(s.model, s.model)}; {answering(s.strategy, s.n)}", "measured",
+            s.strategy, s.n, s.accuracy, 0.0, 0.0,
+            s.one_off_flops, s.per_question_flops, s.total_flops(questions),
         )
         for s in measured
     ] + [
         Option(
-            p.model, f"{p.how}; {answering(p.strategy, p.n)}", "predicted", p.strategy, p.n, float(np.median(p.draws)),
-            0.0, 0.0, p.one_off_flops, p.per_question_flops, p.one_off_flops + questions * p.per_question_flops,
+            p.model, f"{p.how}; {answering(p.strategy, p.n)}", "predicted",
+            p.strategy, p.n, float(np.median(p.draws)), 0.0, 0.0,
+            p.one_off_flops, p.per_question_flops, p.one_off_flops + questions * p.per_question_flops,
         )
         for p in extra
     ]  # fmt: skip
@@ -112,10 +114,10 @@ def answering(strategy: str, n: int) -> str:
 
 
 def make_plan(
-    systems: Sequence[System], predicted: Sequence[Predicted], how: dict[str, str], budget: float, questions: float,
-    seed: int = 0, keep: int = 12,
+    systems: Sequence[System], predicted: Sequence[Predicted], how: dict[str, str],
+    budget: float, questions: float, seed: int = 0, keep: int = 12,
 ) -> dict[str, Any]:  # fmt: skip
-    """The best options for a budget in FLOPs and a number of questions, and how they change with the questions.
+    """The best options for a budget in FLOPs and a number of questions, and for other numbers of questions.
 
     Raises:
         FlopwiseError: the budget affords nothing; the message says what the cheapest needs.
@@ -126,7 +128,8 @@ def make_plan(
     if not found:
         least = min([s.total_flops(questions) for s in systems] or [math.inf])
         raise FlopwiseError(
-            f"plan: {budget:.3g} FLOPs afford no known system for {questions:.3g} questions; the cheapest needs {least:.3g}"
+            f"plan: {budget:.3g} FLOPs afford no known system for {questions:.3g} questions; "
+            f"the cheapest needs {least:.3g}"
         )
     tops = {name: best(found, name == "checkable") for name in ("checkable", "uncheckable")}
     by_questions = []
@@ -158,7 +161,8 @@ def reasons(
         kind = "Where answers can be checked" if name == "checkable" else "Where answers cannot be checked"
         share = top.one_off_flops / top.total_flops
         out.append(
-            f"{kind}: {top.how}. Expected {top.accuracy:.1%} ({top.low:.1%} to {top.high:.1%}, {top.origin}); "
+            f"{kind}: {top.how}. "
+            f"Expected {top.accuracy:.1%} ({top.low:.1%} to {top.high:.1%}, {top.origin}); "
             f"{share:.0%} of its {top.total_flops:.2g} FLOPs make the model, the rest answers."
         )
         rivals = [
@@ -173,7 +177,8 @@ def reasons(
             )
         if top.total_flops < 0.5 * budget:
             out.append(
-                f"It leaves {1 - top.total_flops / budget:.0%} of the budget: nothing measured turns more into accuracy."
+                f"It leaves {1 - top.total_flops / budget:.0%} of the budget: "
+                "nothing measured turns more into accuracy."
             )
     return out
 

@@ -29,12 +29,13 @@ def question_flops(cfg: ModelConfig, prompt: float, completion: float, n: int) -
 
 def larger_models(
     loss_law: Fit, joint: Fit, shapes: Sequence[ModelConfig], tokens: Sequence[float], seq_len: int,
-    tuning_flops: Callable[[ModelConfig], float], prompt: float, completion: float, samples: Sequence[int], seed: int,
+    tuning_flops: Callable[[ModelConfig], float], prompt: float, completion: float,
+    samples: Sequence[int], seed: int,
 ) -> list[Predicted]:  # fmt: skip
-    """Models by their predicted loss, fine-tuned alike and asked with a verifier: Train-to-Test over sizes, tokens,
-    samples. `tuning_flops` is what the fine-tuning of a shape takes.
+    """Train-to-Test over sizes, tokens and samples: models by their predicted loss, asked with a verifier.
 
-    Models within the range of the fits are left out: those were measured.
+    All get the same fine-tuning, and `tuning_flops` is what that of a shape takes. Models within the range of
+    the fits are left out: those were measured.
     """
     found = []
     for cfg in shapes:
@@ -47,14 +48,13 @@ def larger_models(
                 {"value": prediction.value, "low": prediction.low, "high": prediction.high}, seed, DRAWS
             )
             for k in samples:
-                found.append(
-                    Predicted(
-                        f"w{cfg.d_model}-{D / 1e6:.2g}M", f"pretrain width {cfg.d_model} on {D / 1e6:.2g}M tokens, fine-tune",
-                        "verifier", k, coverage_draws(joint, losses, k, seed),
-                        D / seq_len * train_flops(cfg, seq_len).total + tuning_flops(cfg),
-                        question_flops(cfg, prompt, completion, k),
-                    )
-                )  # fmt: skip
+                found.append(Predicted(
+                    f"w{cfg.d_model}-{D / 1e6:.2g}M",
+                    f"pretrain width {cfg.d_model} on {D / 1e6:.2g}M tokens, fine-tune",
+                    "verifier", k, coverage_draws(joint, losses, k, seed),
+                    D / seq_len * train_flops(cfg, seq_len).total + tuning_flops(cfg),
+                    question_flops(cfg, prompt, completion, k),
+                ))  # fmt: skip
     return found
 
 

@@ -1,8 +1,9 @@
 """Exchange rates: what the same gain in accuracy costs by each of the three laws, measured in one experiment.
 
-From a reference system, a way of spending more is a sequence of measured systems. Between two of them the cost
-of an accuracy is read off a straight line, in FLOPs where FLOPs are spent once, in log n for samples; beyond
-the last measured one nothing is claimed. Intervals are over problems: all systems are resampled together.
+From a reference system, a way of spending more is a sequence of measured systems. Between two of them the
+cost of an accuracy is read off a straight line, in FLOPs where FLOPs are spent once, in log n for samples;
+beyond the last measured one nothing is claimed. Intervals are over problems: all systems are resampled
+together.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def price(way: Way, gain: float, draws: np.ndarray, level: float = 0.95) -> dict
 
 
 def exchange_rates(ways: Sequence[Way], gains: Sequence[float], seed: int = 0) -> dict[str, Any]:
-    """The table: for each gain what every way asks for it, and where paying once beats paying per question."""
+    """For each gain, what every way asks for it, and where paying once beats paying per question."""
     reference = ways[0].systems[0]
     everything = list({id(s): s for way in ways for s in way.systems}.values())
     place = {id(s): i for i, s in enumerate(everything)}
@@ -113,7 +114,10 @@ def break_even(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         return []
     cheapest = min(once, key=lambda r: r["one_off_flops"])
     return [
-        {"a": cheapest["how"], "b": r["how"], "questions": cheapest["one_off_flops"] / r["per_question_flops"]}
+        {
+            "a": cheapest["how"], "b": r["how"],
+            "questions": cheapest["one_off_flops"] / r["per_question_flops"],
+        }
         for r in rows if r["per_question_flops"]
     ]  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""The split of a budget between a model's size, its training and the answers it will give, under a fitted law.
+"""The split of a budget between a model's size, its training and its answers, under a fitted law.
 
-C = 6 N D + 2 N T: training at 6 FLOPs per parameter and token, and a lifetime demand of T tokens at inference at
-2 (Sardana et al., arXiv 2401.00448, eq. 1). With T = 0 it is the compute-optimal frontier of Hoffmann et al.
+C = 6 N D + 2 N T: training at 6 FLOPs per parameter and token, and a lifetime demand of T tokens at inference
+at 2 (Sardana et al., arXiv 2401.00448, eq. 1). With T = 0 it is Hoffmann et al.'s compute-optimal frontier.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Plan:
 def optimum(
     law: Law, params: Mapping[str, Any], budget: float, demand: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """N, D and loss that minimise the law's loss at C = 6 N D + 2 N T, for one parameter set or arrays of them.
+    """N, D and loss where a law's loss is least at C = 6 N D + 2 N T, for a parameter set or arrays of them.
 
     A grid of 2,001 sizes from one parameter to those that leave no training, refined by a parabola in log N.
     """
@@ -91,7 +91,7 @@ def plan(fits: Fit | Sequence[Fit], budget: float, demand: float = 0.0, seed: in
         fits: laws in N and D; the first is followed, the others say what it costs if they are right.
 
     Raises:
-        FlopwiseError: no fit, a law in other variables, a budget that is not positive or that inference eats up.
+        FlopwiseError: no fit, a law in other variables, a budget not above 0 or that inference eats up.
     """
     from flopwise.laws import get
 
@@ -111,7 +111,8 @@ def plan(fits: Fit | Sequence[Fit], budget: float, demand: float = 0.0, seed: in
             )
     if 2 * demand >= budget:
         raise FlopwiseError(
-            f"plan: {demand:.3g} tokens at inference leave nothing of {budget:.3g} FLOPs even for one parameter"
+            f"plan: {demand:.3g} tokens at inference leave nothing of {budget:.3g} FLOPs "
+            "even for one parameter"
         )
     splits = [_split(f, budget, demand, seed) for f in fits]
     for split in splits:
@@ -128,14 +129,19 @@ def _split(fit: Fit, budget: float, demand: float, seed: int) -> Split:
     N, D, _ = (float(v[0]) for v in optimum(law, fit.params, budget, demand))
     sets = fit.draws(DRAWS, seed)
     Ns, Ds, _ = optimum(law, {name: np.array([s[name] for s in sets]) for name in fit.params}, budget, demand)
-    ends = {name: tuple(map(float, np.quantile(v, [0.025, 0.975]))) for name, v in (("N", Ns), ("D", Ds))}
     at = fit.predict(N=N, D=D)
+    intervals = {"N": _interval(Ns), "D": _interval(Ds), "loss": (float(at.low), float(at.high))}
     warnings = list(fit.warnings)
     if at.extrapolation > 10:
         warnings.append(
             f"{at.extrapolation:.0f}x beyond the largest run fitted: verify with a run in between"
         )
     return Split(
-        fit.law, N, D, float(at.value), ends | {"loss": (float(at.low), float(at.high))}, 6 * N * D, 2 * N * demand,  # type: ignore[arg-type]
+        fit.law, N, D, float(at.value), intervals, 6 * N * D, 2 * N * demand,
         float(at.extrapolation), {}, warnings,
     )  # fmt: skip
+
+
+def _interval(draws: np.ndarray) -> tuple[float, float]:
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return float(low), float(high)

@@ -26,11 +26,11 @@ DRAWS = 400
 
 
 def observations(models: list[Measured], pretrained: list[RunRecord], up_to: int) -> dict[str, np.ndarray]:
-    """Columns loss, k, coverage, run: pass@k for k = 1, 2, 4, ..., `up_to` of models that got the same fine-tuning,
-    against the loss of the `pretrained` models they came from.
+    """Columns loss, k, coverage, run: pass@k for k = 1, 2, 4, ..., `up_to`, by the loss before fine-tuning.
 
-    All k of one model come from the same samples, and branches of one trunk share its weights: `run`, the trunk,
-    is the cluster.
+    The `models` got the same fine-tuning, each from the one of `pretrained` whose loss is taken. All k of a
+    model come from the same samples, and branches of one trunk share its weights: `run`, the trunk, is the
+    cluster.
     """
     rows = [
         (start.metrics["loss"].value, point["n"], point["value"], f"w{m.record.extra['width']}-s{start.seed}")
@@ -97,7 +97,8 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
         points.append({"k": int(k), "predicted": float(value), "low": float(low), "high": float(high)})
     fitted.to_json(folder.path / FIT_FILE)
     content = {
-        "N": prediction["N"], "D": prediction["D"], "loss": prediction, "points": points, "made_at": time.time(),
+        "N": prediction["N"], "D": prediction["D"], "loss": prediction,
+        "points": points, "made_at": time.time(),
         "observations": {name: values.tolist() for name, values in table.items()},
     }  # fmt: skip
     atomic_write(folder.path / JOINT_FILE, json.dumps(content, indent=1))

@@ -65,7 +65,7 @@ class Evidence:
         return make_plan(self.systems, self.predicted, self.how, budget, questions, self.seed)
 
     def ways(self) -> list[Way]:
-        """The ways of spending more that the experiment laid out, from its reference model's greedy answer."""
+        """The ways of spending more that the experiment laid out, from its reference's greedy answer."""
         by_model: dict[str, list[System]] = {}
         for s in self.systems:
             by_model.setdefault(s.model, []).append(s)
@@ -106,6 +106,7 @@ def _larger(folder: RunFolder, models: dict[str, Measured]) -> list[Predicted]:
     shapes = [ModelConfig(**shape) for shape in spec["shapes"]]
     reference = models[spec["reference"]]
     length = float(reference.arrays["lengths"].mean())
+    assert reference.record.model is not None  # what was sampled is a model
     tuned, shape = reference.record.spend.train_flops, ModelConfig(**reference.record.model["architecture"])
     per_token = train_flops(shape, spec["seq_len"]).total
 
@@ -114,7 +115,8 @@ def _larger(folder: RunFolder, models: dict[str, Measured]) -> list[Predicted]:
         return tuned * train_flops(cfg, spec["seq_len"]).total / per_token
 
     return larger_models(
-        Fit.from_json(law.path / "fit.json"), Fit.from_json(joint.path / FIT_FILE), shapes, spec["tokens"], spec["seq_len"],
+        Fit.from_json(law.path / "fit.json"), Fit.from_json(joint.path / FIT_FILE),
+        shapes, spec["tokens"], spec["seq_len"],
         tuning_flops, spec["prompt_tokens"], length, SAMPLES, folder.seed,
     )  # fmt: skip
 
