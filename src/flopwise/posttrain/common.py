@@ -1,4 +1,4 @@
-"""What every post-training step shares: load the start, train, measure on validation problems, write the record."""
+"""What every post-training step shares: load the start, train, validate, write the record."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Bench:
         return to_examples(self.data, [(d.prompt, d.completion) for d in self.data.demos()])
 
     def validate(self, step: int) -> dict[str, float]:
-        """Greedy accuracy on the first `val_problems` validation problems; a yardstick, not part of the spend."""
+        """Greedy accuracy on the first `val_problems` validation problems, which is no part of the spend."""
         problems = self.data.problems("val")[: self.spec["val_problems"]]
         right = sum(greedy_correct(self.model, self.data, problems))
         p = right / len(problems)
@@ -71,9 +71,9 @@ class Bench:
         optimiser = Optimiser(self.model, rates)
         schedule = Linear(self.spec.get("warmup_steps", 10), steps, self.spec.get("final_rate", 0.0))
         return train(
-            self.model, optimiser, next_batch, objective, schedule, self.folder, first_step=0, last_step=steps,
-            progress=lambda f: progress(0.97 * f), evaluate=self.validate, evaluate_at=self.eval_steps(steps),
-            log_every=log_every,
+            self.model, optimiser, next_batch, objective, schedule, self.folder,
+            first_step=0, last_step=steps, progress=lambda f: progress(0.97 * f),
+            evaluate=self.validate, evaluate_at=self.eval_steps(steps), log_every=log_every,
         )  # fmt: skip
 
     def finish(
@@ -90,14 +90,16 @@ class Bench:
         last = self.folder.curve("val_accuracy")
         if last:
             row = last[-1]
-            metrics = {
-                "val_accuracy": Metric(value=row["val_accuracy"], se=row["val_se"], n=int(row["val_n"])), **metrics
-            }  # fmt: skip
+            accuracy = Metric(value=row["val_accuracy"], se=row["val_se"], n=int(row["val_n"]))
+            metrics = {"val_accuracy": accuracy, **metrics}
         hf.save(self.model, self.folder.path / "model", self.data.tokenizer)
         (self.folder.path / STATE_FILE).unlink(missing_ok=True)
         self.folder.finish(
             metrics=metrics, spend=counters.spend(), model=model_fields(self.model),
-            data={"corpus": self.data.task, "tokens_seen": counters.tokens, "tokens_unique": tokens_unique, "modality": "text"},
+            data={
+                "corpus": self.data.task, "modality": "text",
+                "tokens_seen": counters.tokens, "tokens_unique": tokens_unique,
+            },
             extra={"width": self.model.cfg.d_model, **(extra or {})},
         )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 Shao et al., DeepSeekMath, arXiv 2402.03300, section 4.1: n samples per problem, advantage = reward minus the
 group's mean, over the group's standard deviation. Groups that are all right or all wrong carry no signal and
-are dropped before the update (DAPO, arXiv 2503.14476, section 3.2), which saves 40 to 60% of the training FLOPs.
+are dropped before the update (DAPO, arXiv 2503.14476, section 3.2), which saves training FLOPs.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Rollouts:
         self.pool = bench.data.problems("rl")
         if len(self.pool) < bench.spec["problems_per_step"]:
             raise FlopwiseError(
-                f"grpo: {bench.spec['problems_per_step']} problems per step, but only {len(self.pool)} exist; ask for fewer"
+                f"grpo: {bench.spec['problems_per_step']} problems per step, but there are {len(self.pool)}; "
+                "ask for fewer"
             )
 
     def problems(self, step: int) -> list[Any]:

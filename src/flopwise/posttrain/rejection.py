@@ -93,7 +93,7 @@ def best_role(parents: dict[str, RunFolder]) -> str:
     roles = ["init", *(role for role in parents if role.startswith("candidate"))]
     if len(roles) == 1:
         return roles[0]
-    return max(roles, key=lambda role: parents[role].record().metrics["val_accuracy"].value)
+    return max(roles, key=lambda role: parents[role].record().metrics["val_accuracy"].value or 0.0)
 
 
 def read_samples(folder: RunFolder) -> list[tuple[str, str]]:
@@ -104,7 +104,7 @@ def read_samples(folder: RunFolder) -> list[tuple[str, str]]:
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) -> None:
-    """Fine-tune parent `init` on the verified samples of parent `samples`, demonstrations mixed in on request.
+    """Fine-tune parent `init` on verified samples of parent `samples`, demonstrations mixed in on request.
 
     One round of rejection sampling; with a teacher's samples, verified sequence distillation (Kim and Rush,
     arXiv 1606.07947). The demonstrations keep the variety that self-made samples lose.

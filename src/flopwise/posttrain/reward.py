@@ -79,7 +79,8 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     training = np.flatnonzero(samples.prompt_index < spec["problems"])
     if right[training].all() or not right[training].any():
         raise FlopwiseError(
-            f"reward: all {len(training)} samples are {'right' if right.any() else 'wrong'}; nothing to tell apart"
+            f"reward: all {len(training)} samples are {'right' if right[training].any() else 'wrong'}; "
+            "sample harder or easier problems, there is nothing to tell apart"
         )
     bench.model = scorer_from(policy)
     pad, B = data.tokenizer.pad_id, spec["batch_size"]

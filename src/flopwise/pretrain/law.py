@@ -20,10 +20,11 @@ if TYPE_CHECKING:
 def observation(record: RunRecord) -> dict[str, Any]:
     """One row of the fit's table from a finished cooldown run.
 
-    N counts non-embedding parameters (Kaplan et al., arXiv 2001.08361, section 2.1: the count that makes small
-    models line up), D tokens seen from the trunk's start, C the measured training FLOPs of its lineage,
+    N counts non-embedding parameters (Kaplan et al., arXiv 2001.08361, section 2.1: the count that makes
+    small models line up), D tokens seen from the trunk's start, C the measured training FLOPs of its lineage,
     `run` the trunk, which is the cluster: branches of one trunk share its noise.
     """
+    assert record.model is not None and record.data is not None  # pretraining has both
     shape = record.model["architecture"]
     loss = record.metrics["loss"]
     return {
@@ -40,7 +41,7 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
-    """Fit every candidate, choose by back-test, predict the held-out run and write that down before it is run."""
+    """Fit every candidate, choose by back-test, predict the held-out run in writing, before it is run."""
     from flopwise.flops.hardware import device_name
     from flopwise.flops.spend import Spend
     from flopwise.laws import choose
@@ -78,6 +79,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
             "predicted_low": Metric(value=float(prediction.low), se=None, n=None),
             "predicted_high": Metric(value=float(prediction.high), se=None, n=None),
         },
-        spend=Spend(0.0, 0.0, 0.0, 0, time.monotonic() - wall, time.process_time() - cpu, device_name(), None),
-        model=None, data=None,
-    )  # fmt: skip
+        spend=Spend(
+            tokens=0, wall_s=time.monotonic() - wall, device_s=time.process_time() - cpu, device=device_name()
+        ),
+    )
