@@ -7,7 +7,8 @@ from typing import Any
 __all__ = ["Metric", "RunFolder", "RunRecord", "RunStore", "read_table"]
 
 _HOMES = {
-    "Metric": "record", "RunRecord": "record", "RunFolder": "folder", "RunStore": "store", "read_table": "table",
+    "Metric": "record", "RunRecord": "record",
+    "RunFolder": "folder", "RunStore": "store", "read_table": "table",
 }  # fmt: skip
 
 
