@@ -208,7 +208,7 @@ class Expansion:
         name = branch_name(rung.width, rung.tokens, seed)
         if name not in self.models:
             raise FlopwiseError(
-                f"recipe: posttrain.{where} asks for width {rung.width} at {rung.tokens:,} tokens, which is not "
+                f"recipe: posttrain.{where} asks for width {rung.width} at {rung.tokens:,} tokens, not "
                 f"on the ladder (widths {self.recipe.ladder.widths}, budgets {self.recipe.ladder.budgets})"
             )
         return name

@@ -13,7 +13,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.plan.systems import System, paired_draws
 
 DRAWS = 2000
-QUESTIONS = tuple(10.0**e for e in range(3, 11))
+QUESTIONS = tuple(10.0**e for e in range(3, 10))
 """Demands at which the plan is made again, to show what would change it."""
 
 
@@ -21,8 +21,8 @@ QUESTIONS = tuple(10.0**e for e in range(3, 11))
 class Option:
     """A system with what is expected of it. `origin`: "measured", or "predicted" by a fitted law.
 
-    `chance_best`: share of resamples (of problems, and of a prediction's interval) in which no other
-    affordable option of the same kind answers more.
+    `chance_best`: share of resamples of the problems in which no other measured option of the same kind answers
+    more; for a prediction, share of draws from its interval in which nothing measured or predicted does.
     """
 
     model: str
@@ -85,12 +85,21 @@ def options(
         rows = [i for i, o in enumerate(found) if (o.strategy == "verifier") == checkable]
         if not rows:
             continue
-        wins = np.bincount(draws[:, rows].argmax(axis=1), minlength=len(rows)) / DRAWS
-        for place, i in enumerate(rows):
+        known = [i for i in rows if found[i].origin == "measured"]
+        wins = _win_shares(draws, rows) | _win_shares(draws, known)
+        for i in rows:
             low, high = np.quantile(draws[:, i], [0.025, 0.975])
-            out.append(replace(found[i], low=float(low), high=float(high), chance_best=float(wins[place])))
+            out.append(replace(found[i], low=float(low), high=float(high), chance_best=wins[i]))
     # Of equals, the cheaper.
     return sorted(out, key=lambda o: (-o.accuracy, o.total_flops))
+
+
+def _win_shares(draws: np.ndarray, rows: Sequence[int]) -> dict[int, float]:
+    """For each of `rows` the share of draws [n, options] in which it is the best of them."""
+    if not rows:
+        return {}
+    wins = np.bincount(draws[:, rows].argmax(axis=1), minlength=len(rows)) / len(draws)
+    return dict(zip(rows, wins.tolist(), strict=True))
 
 
 def best(found: Sequence[Option], checkable: bool) -> Option | None:
@@ -165,15 +174,18 @@ def reasons(
             f"Expected {top.accuracy:.1%} ({top.low:.1%} to {top.high:.1%}, {top.origin}); "
             f"{share:.0%} of its {top.total_flops:.2g} FLOPs make the model, the rest answers."
         )
-        rivals = [
-            o
-            for o in found
-            if (o.strategy == "verifier") == (top.strategy == "verifier") and o.model != top.model
-        ]
-        if rivals:
+        rivals = [o for o in found if (o.strategy == "verifier") == (top.strategy == "verifier")]
+        measured = next((o for o in rivals if o.origin == "measured" and o.model != top.model), None)
+        if measured is not None:
             out.append(
-                f"The best other model, {rivals[0].model}, is expected at {rivals[0].accuracy:.1%}; "
+                f"The best other measured model, {measured.model}, is expected at {measured.accuracy:.1%}; "
                 f"the choice is best in {top.chance_best:.0%} of resamples."
+            )
+        hoped = next((o for o in rivals if o.origin == "predicted" and o is not top), None)
+        if hoped is not None and hoped.high > top.high:
+            out.append(
+                f"A model nobody has made might do better: {hoped.how}, {hoped.accuracy:.1%} by the fitted laws, but "
+                f"anything from {hoped.low:.0%} to {hoped.high:.0%}. Making it would tell."
             )
         if top.total_flops < 0.5 * budget:
             out.append(
