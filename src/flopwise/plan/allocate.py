@@ -21,8 +21,8 @@ QUESTIONS = tuple(10.0**e for e in range(3, 10))
 class Option:
     """A system with what is expected of it. `origin`: "measured", or "predicted" by a fitted law.
 
-    `chance_best`: share of resamples of the problems in which no other measured option of the same kind answers
-    more; for a prediction, share of draws from its interval in which nothing measured or predicted does.
+    `chance_best`: share of resamples of the problems in which no other measured option of the same kind
+    answers more; for a prediction, share of draws from its interval in which nothing at all does.
     """
 
     model: str
@@ -184,8 +184,8 @@ def reasons(
         hoped = next((o for o in rivals if o.origin == "predicted" and o is not top), None)
         if hoped is not None and hoped.high > top.high:
             out.append(
-                f"A model nobody has made might do better: {hoped.how}, {hoped.accuracy:.1%} by the fitted laws, but "
-                f"anything from {hoped.low:.0%} to {hoped.high:.0%}. Making it would tell."
+                f"A model nobody has made might do better: {hoped.how}; {hoped.accuracy:.1%} by the fitted "
+                f"laws, but anything from {hoped.low:.0%} to {hoped.high:.0%}. Making it would tell."
             )
         if top.total_flops < 0.5 * budget:
             out.append(
