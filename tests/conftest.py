@@ -31,6 +31,7 @@ TINY = [
     "posttrain.base={width: 48, tokens: 20000}",
     "posttrain.more_pretraining={width: 48, tokens: 40000}",
     "posttrain.student={width: 16, tokens: 40000}",
+    "posttrain.other_sizes=[{width: 32, tokens: 40000}]",
     "posttrain.val_problems=32",
     "posttrain.sft={steps: 350, batch_size: 16, rate_factor: 1.0, curve_points: 2}",
     "posttrain.rejection={rounds: 2, problems: 100, n: 8, keep_per_problem: 2, steps: 10, batch_size: 16,"
