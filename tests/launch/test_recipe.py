@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -80,15 +82,47 @@ def test_a_recipe_that_cannot_be_found_or_read(tmp_path: Path) -> None:
         ("zzz=3", "known keys: data, ladder"),
         ("ladder=null", "ladder is 'None'"),
         ("data.corpora=[]", "data.corpora is '[]'"),
+        ("data.corpora=[kjv, nothing]", "data.corpora.1 is 'nothing': must be one of kjv, shakespeare"),
+        ("data.task=chess", "data.task is 'chess': must be one of countdown, countdown-small"),
+        ("ladder.mixture={poems: 0.5}", "ladder.mixture names 'poems', must be among text, task, kjv"),
+        ("ladder.mixture={}", "ladder.mixture: Dictionary should have at least 1 item"),
+        ("law.candidates=[chinchilla, moore]", "'moore' is not a law in N and D; there are chinchilla"),
+        ("law.candidates=[coverage_power]", "'coverage_power' is not a law in N and D"),
+        ("plan.budget_flops=.inf", "plan.budget_flops is 'inf': Input should be a finite number"),
+        (
+            "posttrain.student={width: 64, tokens: 1_000_000}",
+            "student and base are both width 64 at 1,000,000 tokens",
+        ),
+        (
+            "posttrain.other_sizes=[{width: 32, tokens: 2_000_000}]",
+            "other_sizes.0 and student are both width 32",
+        ),
+        ("posttrain.base={width: 128, tokens: 2_000_000}", "that is ladder.held_out, which no fit may see"),
+        ("testtime.problems=1001", "testtime.problems asks for 1,001 problems, data.test_problems is 1,000"),
+        ("posttrain.reward.problems=5_900", "asks for 6,100 problems, data.rl_problems is 6,000"),
+        ("testtime.fit_up_to=4", "testtime.fit_up_to is '4': Input should be greater than or equal to 8"),
         ("ladder.held_out.width=64", "held_out.width is 64, must be above the ladder's largest, 96"),
         ("posttrain.base.width=33", "posttrain.base asks for width 33"),
-        ("ladder.seq_len=64", "ladder.seq_len is 64, must be at least 80"),
+        ("ladder.seq_len=48", "ladder.seq_len is 48, must be at least 64"),
         ("ladder.budgets=[1000, 2000]", "too short to branch"),
         ("ladder.widths=[32, 48, 64, 64, 96]", "two are named"),
     ],
 )
 def test_a_wrong_override(override: str, says: str) -> None:
     assert says in refusal(SHIPPED / "demo.yaml", [override])
+
+
+def test_single_corpora_may_be_mixed() -> None:
+    assert load("demo", ["ladder.mixture={kjv: 0.2, apidocs: 0.3, task: 0.5}"]).ladder.mixture["kjv"] == 0.2
+
+
+def test_checking_a_recipe_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from flopwise.launch.recipe import load; load('demo'); "
+        "print(sorted({'torch', 'scipy', 'matplotlib', 'duckdb', 'tokenizers'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_overrides_reach_their_key(tmp_path: Path) -> None:

@@ -20,6 +20,12 @@ from flopwise.errors import FlopwiseError
 LARGEST_NUMBER, LARGEST_TARGET = 20, 100
 DEAD_ENDS = (0.8, 0.15, 0.05)
 """Chances of 0, 1 and 2 dead ends in a demonstration."""
+TASKS: dict[str, tuple[int, tuple[float, ...]]] = {
+    "countdown": (LARGEST_NUMBER, DEAD_ENDS),
+    "countdown-small": (9, (1.0,)),
+}
+"""Largest number and chances of 0, 1, ... dead ends. The small one is for tests and short runs: a model of
+60,000 parameters solves some of it after seconds."""
 MAX_CHARS = 4096
 """A longer completion is no answer: nothing a person or model sends may cost more than a bounded time."""
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flopwise.data import contamination, corpora, countdown, dedup, shards
-from flopwise.data.countdown import Problem
+from flopwise.data.countdown import TASKS, Problem
 from flopwise.data.tokenizer import Tokenizer, train_bpe
 from flopwise.errors import FlopwiseError
 
@@ -21,12 +21,6 @@ if TYPE_CHECKING:
     from flopwise.records.folder import RunFolder
     from flopwise.records.record import Metric
 
-TASKS: dict[str, tuple[int, tuple[float, ...]]] = {
-    "countdown": (countdown.LARGEST_NUMBER, countdown.DEAD_ENDS),
-    "countdown-small": (9, (1.0,)),
-}
-"""Largest number and chances of 0, 1, ... dead ends. The small one is for tests and short runs: a model of
-60,000 parameters solves some of it after seconds."""
 ABOUT_FILE, DEMO_SHARD = "about.json", "demonstrations"
 TOKENIZER_SAMPLE = 3
 """The tokenizer learns from every third document: enough for a few hundred merges, at a third of the time."""

@@ -36,7 +36,7 @@ def run(
     checked = load(recipe, overrides or [])
     steps = expand(checked)
     n_workers = checked.workers if workers is None else workers
-    with Display(steps, quiet=quiet) as display:
+    with Display(steps, quiet=quiet, workers=n_workers) as display:
         summary = run_steps(steps, RunStore(out), workers=n_workers, display=display)
     if summary.done or summary.cached:
         build(Path(out), Path(out) / REPORT_FILE)

@@ -51,6 +51,39 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _sources_exist(self) -> Recipe:
+        known = dict.fromkeys(("text", "task", *self.data.corpora))
+        if wrong := [name for name in self.ladder.mixture if name not in known]:
+            raise ValueError(
+                f"ladder.mixture names {wrong[0]!r:.60}, must be among {', '.join(known)}; "
+                "corpora are named in data.corpora"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_is_kept_out(self) -> Recipe:
+        for key, rung in self.posttrain.rungs.items():
+            if rung == self.ladder.held_out:
+                raise ValueError(f"posttrain.{key} is {rung}: that is ladder.held_out, which no fit may see")
+        return self
+
+    @model_validator(mode="after")
+    def _problems_suffice(self) -> Recipe:
+        data, post, reward = self.data, self.posttrain, self.posttrain.reward
+        wanted = (
+            ("testtime.problems", self.testtime.problems, "test_problems"),
+            ("posttrain.val_problems", post.val_problems, "val_problems"),
+            ("posttrain.grpo.problems_per_step", post.grpo.problems_per_step, "rl_problems"),
+            ("posttrain.reward for training and test", reward.problems + reward.test_problems, "rl_problems"),
+        )
+        for key, number, pool in wanted:
+            if number > getattr(data, pool):
+                raise ValueError(
+                    f"{key} asks for {number:,} problems, data.{pool} is {getattr(data, pool):,}"
+                )
+        return self
+
 
 def find(recipe: str | Path) -> Path:
     """A recipe by path, or by name among those that ship with the package."""

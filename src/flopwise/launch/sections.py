@@ -5,28 +5,45 @@ Imports no torch: a recipe is checked before anything heavy starts.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from flopwise.data import corpora, countdown
+
+
+def one_of(known: Collection[str]) -> AfterValidator:
+    """Accepts these names alone."""
+
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"must be one of {', '.join(known)}")
+        return name
+
+    return AfterValidator(check)
+
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+Corpus = Annotated[str, one_of(corpora.NAMES)]
+Task = Annotated[str, one_of(countdown.TASKS)]
 
 
 class Section(BaseModel):
-    """A part of a recipe; unknown keys are errors."""
+    """A part of a recipe; unknown keys are errors, and so are infinite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSection(Section):
     """What the models read, and the task they are judged on."""
 
-    corpora: list[str] = Field(min_length=1)
+    corpora: list[Corpus] = Field(min_length=1)
     max_chars: Count = 3_500_000
     vocab_size: Annotated[int, Field(ge=300, le=65_535)] = 512
     heldout_fraction: Share = 0.04
-    task: str = "countdown"
+    task: Task = "countdown"
     demonstrations: Count = 4000
     rl_problems: Count = 6000
     val_problems: Count = 512
@@ -38,6 +55,9 @@ class Rung(Section):
 
     width: Count
     tokens: Count
+
+    def __str__(self) -> str:
+        return f"width {self.width} at {self.tokens:,} tokens"
 
 
 class RatesSection(Section):
@@ -60,7 +80,7 @@ class LadderSection(Section):
     seq_len: Annotated[int, Field(ge=16)] = 128
     warmup_steps: Count = 40
     decay_fraction: Share = 0.2
-    mixture: dict[str, Share] = {"text": 0.75, "task": 0.25}
+    mixture: dict[str, Share] = Field(default={"text": 0.75, "task": 0.25}, min_length=1)
     heldout_tokens: Count = 65_536
     rates: RatesSection = RatesSection()
 
@@ -83,6 +103,16 @@ class LawSection(Section):
     """Which forms compete to predict the held-out run."""
 
     candidates: list[str] = Field(default=["chinchilla", "coupled", "broken"], min_length=1)
+
+    @field_validator("candidates")
+    @classmethod
+    def _predict_from_size_and_tokens(cls, names: list[str]) -> list[str]:
+        from flopwise.laws.law import laws
+
+        known = [law.name for law in laws() if law.variables == ("N", "D")]
+        if wrong := [name for name in names if name not in known]:
+            raise ValueError(f"{wrong[0]!r:.60} is not a law in N and D; there are {', '.join(known)}")
+        return names
 
 
 class MethodSection(Section):
@@ -153,13 +183,27 @@ class PosttrainSection(Section):
     distill: DistillSection
     reward: RewardSection
 
+    @property
+    def rungs(self) -> dict[str, Rung]:
+        """Every rung that is fine-tuned, by its key."""
+        named = {"base": self.base, "more_pretraining": self.more_pretraining, "student": self.student}
+        return named | {f"other_sizes.{i}": rung for i, rung in enumerate(self.other_sizes)}
+
+    @model_validator(mode="after")
+    def _rungs_differ(self) -> PosttrainSection:
+        seen: dict[Rung, str] = {}
+        for key, rung in self.rungs.items():
+            if seen.setdefault(rung, key) != key:
+                raise ValueError(f"{key} and {seen[rung]} are both {rung}; each must be a rung of its own")
+        return self
+
 
 class TestTimeSection(Section):
-    """Law 3: how many samples, of how many held-out problems."""
+    """Law 3: how many samples, of how many held-out problems; the limits are those of a forecast."""
 
-    problems: Count = 512
+    problems: Annotated[int, Field(ge=10)] = 512
     n: Count = 64
-    fit_up_to: Count = 16
+    fit_up_to: Annotated[int, Field(ge=8)] = 16
     shown_problems: Count = 4
     light_n: Count = 16
     max_tokens: Count = 64
