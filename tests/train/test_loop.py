@@ -143,6 +143,23 @@ def test_a_loss_that_is_no_number(folder, poison):
     assert all(p.isfinite().all() for p in model.parameters())
 
 
+def test_a_gradient_that_is_no_number_leaves_the_weights(folder):
+    """A finite loss whose slope is not: the root of zero."""
+
+    def objective(model, batch):
+        loss, _ = cross_entropy(model, batch)
+        return loss + (0.0 * model.head.weight.sum()).sqrt(), {}
+
+    model = Transformer(CFG).initialise(0)
+    before = [p.clone() for p in model.parameters()]
+    with pytest.raises(FlopwiseError, match="gradient norm is nan at step 0; lower the learning rate"):
+        train(
+            model, Optimiser(model, Rates()), lambda step: batch_at(0), objective, lambda step: 1.0, folder,
+            first_step=0, last_step=1,
+        )  # fmt: skip
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
 def damage(path: Path, how: str) -> None:
     whole = path.read_bytes()
     if how == "cut":

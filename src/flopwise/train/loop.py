@@ -79,7 +79,7 @@ def train(
     return an empty-weight batch instead when they spent something.
 
     Raises:
-        FlopwiseError: the loss is not finite (the value, the step, what to change).
+        FlopwiseError: the loss or its gradient is not finite (the value, the step, what to change).
     """
     state_path = log.path / checkpoint.STATE_FILE
     counters = Counters(first_step)
@@ -154,10 +154,12 @@ def _update(
     if not math.isfinite(value):
         raise FlopwiseError(f"loss is {value} at step {step}; lower the learning rate or check the data")
     loss.backward()
-    norm = optimiser.clip(clip)
+    norm = float(optimiser.clip(clip))
+    if not math.isfinite(norm):
+        raise FlopwiseError(f"gradient norm is {norm} at step {step}; lower the learning rate")
     optimiser.step(factor)
     optimiser.zero_grad()
-    return {"loss": value, "grad_norm": float(norm), "lr_factor": factor, **logs}
+    return {"loss": value, "grad_norm": norm, "lr_factor": factor, **logs}
 
 
 def seeded(*parts: int) -> torch.Generator:
