@@ -75,7 +75,7 @@ def options(
     ] + [
         Option(
             p.model, f"{p.how}; {answering(p.strategy, p.n)}", "predicted",
-            p.strategy, p.n, float(np.median(p.draws)), 0.0, 0.0,
+            p.strategy, p.n, float(p.draws.mean()), 0.0, 0.0,
             p.one_off_flops, p.per_question_flops, p.one_off_flops + questions * p.per_question_flops,
         )
         for p in extra

@@ -59,10 +59,14 @@ def larger_models(
 
 
 def more_samples(model: Measured, systems: Sequence[System], how: str, seed: int) -> list[Predicted]:
-    """A measured model with a verifier and more samples than were drawn, by its coverage law."""
+    """A measured model with a verifier and more samples than were drawn, by its coverage law.
+
+    Only for models that were sampled the most: the others could be sampled more instead.
+    """
     correct = model.arrays["correct"]
     most = [s for s in systems if s.model == model.name and s.checkable]
-    if correct.shape[1] < 16 or not correct.any() or len(most) < 2:
+    drawn = max((s.n for s in systems), default=0)
+    if correct.shape[1] < max(16, drawn) or not correct.any() or len(most) < 2:
         return []
     last, before = most[-1], most[-2]
     per_sample = (last.per_question_flops - before.per_question_flops) / (last.n - before.n)
