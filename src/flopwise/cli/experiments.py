@@ -90,13 +90,15 @@ def _headline(out: Path) -> None:
     from flopwise.launch import REPORT_FILE
 
     try:
-        top = json.loads((out / "results.json").read_bytes())["headline"]
+        results = json.loads((out / "results.json").read_bytes())
+        top, note = results["headline"], results["data"].get("note")
     except (OSError, ValueError, KeyError):
         return
     lines = [
         f"Where the next FLOP should go: {top['answer']}." if top.get("answer") else None,
         top.get("expects"),
     ]
+    lines += [f"Mind: {note}"] if note else []
     lines += [f"Law {finding['law']}: {finding['text']}" for finding in top.get("findings", [])]
     typer.echo("\n".join(one_line(line, 400) for line in lines if line))
     typer.echo(f"The report: {out / REPORT_FILE}")
