@@ -46,10 +46,10 @@ class Rollouts:
     def __init__(self, bench: Bench):
         self.bench = bench
         self.pool = bench.data.problems("rl")
-        if len(self.pool) < bench.spec["problems_per_step"]:
+        wanted = bench.spec["problems_per_step"]
+        if len(self.pool) < wanted:
             raise FlopwiseError(
-                f"grpo: {bench.spec['problems_per_step']} problems per step, but there are {len(self.pool)}; "
-                "ask for fewer"
+                f"grpo: {wanted} problems per step, but only {len(self.pool)} exist; ask for fewer"
             )
 
     def problems(self, step: int) -> list[Any]:
