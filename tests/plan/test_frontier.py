@@ -7,7 +7,8 @@ import pytest
 
 from flopwise.errors import FlopwiseError
 from flopwise.laws import fit, get
-from flopwise.plan.frontier import optimum, plan
+from flopwise.laws.optimum import optimum
+from flopwise.plan.frontier import plan
 
 PAPER = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 

@@ -14,6 +14,8 @@ from flopwise.errors import FlopwiseError
 from flopwise.laws.law import get
 from flopwise.laws.search import differences, evaluate, on_scale, pack, unpack
 
+DRAWS = 400
+"""Parameter sets behind intervals that are quantiles."""
 _WIDEST = 300.0
 """Half-width of a log interval that means "not identified"; keeps its ends finite for JSON."""
 
@@ -191,23 +193,23 @@ class Fit:
                 beyond = max(beyond, low / float(values.min()))
         return beyond
 
-    def optimal(self, C: float, level: float = 0.95) -> Allocation:
-        """The N and D that minimise the predicted loss at C = 6 N D (laws in N and D).
+    def optimal(self, C: float, demand: float = 0.0, level: float = 0.95, seed: int = 0) -> Allocation:
+        """The N and D that minimise the predicted loss at C = 6 N D + 2 N `demand` (laws in N and D).
 
         Intervals of N and D are quantiles over the fit's draws; that of the loss is `predict`'s.
         """
-        from flopwise.plan.frontier import DRAWS, optimum
+        from flopwise.laws.optimum import optimum
 
         law = get(self.law)
         if law.variables != ("N", "D"):
             raise FlopwiseError(
                 f"optimal: {law.name} is a law in {', '.join(law.variables)}; it needs one in N and D"
             )
-        if not 6 < C < np.inf:
-            raise FlopwiseError(f"optimal: C is {C}, must be a number of FLOPs above 6")
-        N, D = (float(v[0]) for v in optimum(law, self.params, C, 0.0)[:2])
-        sets = self.draws(DRAWS)
-        drawn = optimum(law, {name: np.array([s[name] for s in sets]) for name in law.names}, C, 0.0)
+        if not 6 + 2 * demand < C < np.inf:
+            raise FlopwiseError(f"optimal: C is {C}, must be a number of FLOPs above {6 + 2 * demand:.3g}")
+        N, D = (float(v[0]) for v in optimum(law, self.params, C, demand)[:2])
+        sets = self.draws(DRAWS, seed)
+        drawn = optimum(law, {name: np.array([s[name] for s in sets]) for name in law.names}, C, demand)
         ends = [np.quantile(v, [0.5 - level / 2, 0.5 + level / 2]) for v in drawn[:2]]
         at = self.predict(N=N, D=D, level=level)
         intervals = {
