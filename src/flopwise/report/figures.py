@@ -259,7 +259,7 @@ def reinforcement(rl: dict[str, Any], narrow: bool) -> Plot | None:
         log_axis(
             [q["flops"] for q in points], "FLOPs spent, training and sampling (log)", tick, 3 if narrow else 6
         ),
-        linear_axis([q["reward"] for q in points], "mean reward of a step", share_text),
+        linear_axis([q["reward"] for q in points], "mean reward", share_text),
         *((358, 300) if narrow else (880, 320)),
         right=20,
         title="Reward along reinforcement learning, and the sigmoid law",

@@ -28,6 +28,10 @@ KINDS = ("sft", "rejection", "rl", "distill", "preference")
 Z = 1.96
 
 
+WINDOWS = 40
+"""Points of a reward curve, each the mean of neighbouring steps."""
+
+
 def collect_posttraining(runs: Runs) -> dict[str, Any]:
     """The `posttraining` part of the results (keys: see `collect`)."""
     tuned = [r for kind in KINDS for r in runs.find(kind) if r.roles.get("init")]
@@ -251,12 +255,19 @@ def _sigmoid(runs: Runs, record: RunRecord) -> dict[str, Any]:
     from flopwise.laws import fit, get
 
     rows = [r for r in runs.curve(record, "reward") if number(r["reward"]) is not None]
-    C = [sum(number(r.get(f"{part}_flops")) or 0.0 for part in ("train", "generate", "score")) for r in rows]
-    table = {"C": np.array(C), "reward": np.array([float(r["reward"]) for r in rows])}
+    spent = [
+        sum(number(r.get(f"{part}_flops")) or 0.0 for part in ("train", "generate", "score")) for r in rows
+    ]
+    # A step's few samples are mostly noise: neighbours are averaged, with their mean cost.
+    windows = np.array_split(np.arange(len(rows)), max(1, min(WINDOWS, len(rows))))
+    C = [float(np.mean([spent[i] for i in w])) for w in windows if len(w)]
+    means = [float(np.mean([rows[i]["reward"] for i in w])) for w in windows if len(w)]
+    table = {"C": np.array(C), "reward": np.array(means)}
     out: dict[str, Any] = {
         "id": record.id,
         "name": record.name,
-        "points": [{"flops": c, "reward": y} for c, y in zip(C, table["reward"], strict=True)],
+        "points": [{"flops": c, "reward": y} for c, y in zip(C, means, strict=True)],
+        "steps_per_point": math.ceil(len(rows) / max(1, len(C))),
         "formula": get("rl_sigmoid").formula,
         "identified": False,
         "reasons": [],
