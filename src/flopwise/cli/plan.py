@@ -57,24 +57,17 @@ def _from_fits(paths: list[str], budget: float, demand: float, as_json: bool) ->
     if as_json:
         typer.echo(json.dumps(made.to_dict(), indent=1))
         return
-    from rich.console import Console
-    from rich.table import Table
-
-    columns = ("law", "N", "95%", "D", "95%", "D / N", "loss", "95%", "FLOPs to train", "to answer", "beyond")
-    table = Table(*columns, box=None, pad_edge=False)
     for s in (made.best, *made.others):
-        table.add_row(
-            s.law, f"{s.N:.3g}", _span(s.intervals["N"]), f"{s.D:.3g}", _span(s.intervals["D"]),
-            f"{s.D / s.N:.3g}",
-            f"{s.loss:.4g}", _span(s.intervals["loss"]), f"{s.train_flops:.2e}", f"{s.inference_flops:.2e}",
-            f"{s.extrapolation:.3g}x",
-        )  # fmt: skip
-    console = Console()
-    console.print(table)
+        typer.echo(
+            f"{s.law}: N {s.N:.3g} ({_span(s.intervals['N'])}), D {s.D:.3g} ({_span(s.intervals['D'])}), "
+            f"{s.D / s.N:.3g} tokens a parameter\n"
+            f"    loss {s.loss:.4g} ({_span(s.intervals['loss'])}), {s.train_flops:.3g} FLOPs to train, "
+            f"{s.inference_flops:.3g} to answer; {s.extrapolation:.3g} times beyond the runs that were fitted"
+        )
     for law, loss in made.best.regret.items():
-        console.print(f"If {law} is right instead, this split gives away {loss:.2g} nats per token.")
+        typer.echo(f"If {law} is right instead, this split gives away {loss:.2g} nats per token.")
     for warning in dict.fromkeys(w for s in (made.best, *made.others) for w in s.warnings):
-        console.print(f"Mind: {warning}.")
+        typer.echo(f"mind: {warning}")
 
 
 def _from_runs(folder: Path, budget: float, questions: float | None, as_json: bool) -> None:
@@ -99,20 +92,18 @@ def _from_runs(folder: Path, budget: float, questions: float | None, as_json: bo
     console = Console()
     for reason in made["reasons"]:
         console.print(escape(reason))
-    columns = ("how", "origin", "accuracy", "95%", "FLOPs to make", "per question", "in all", "best in")
-    table = Table(
-        *columns, box=None, pad_edge=False, title="Best of each model and strategy", title_justify="left"
-    )
+    columns = ("model", "strategy", "n", "accuracy", "95%", "to make", "a question", "in all")
+    table = Table(*columns, box=None, pad_edge=False)
     for o in made["options"]:
+        mark = "*" if o["origin"] == "predicted" else ""
         table.add_row(
-            escape(o["how"]), o["origin"], f"{o['accuracy']:.1%}", _span((o["low"], o["high"])),
-            f"{o['one_off_flops']:.2e}", f"{o['per_question_flops']:.2e}", f"{o['total_flops']:.2e}",
-            _share(o["chance_best"]),
+            escape(o["model"]), o["strategy"], str(o["n"]), f"{o['accuracy']:.1%}{mark}",
+            f"{o['low']:.0%}-{o['high']:.0%}", f"{o['one_off_flops']:.1e}",
+            f"{o['per_question_flops']:.1e}", f"{o['total_flops']:.1e}",
         )  # fmt: skip
     console.print(table)
-    again = Table(
-        "questions", "answers can be checked", "answers cannot be checked", box=None, pad_edge=False
-    )
+    console.print("In FLOPs; * predicted by a fitted law, all others measured.")
+    again = Table("questions", "answers can be checked", "they cannot", box=None, pad_edge=False)
     for row in made["by_questions"]:
         again.add_row(
             f"{row['questions']:.0e}", *(_short(row[kind]) for kind in ("checkable", "uncheckable"))
@@ -132,7 +123,3 @@ def _short(option: dict[str, Any] | None) -> str:
 
 def _span(ends: tuple[float, float]) -> str:
     return f"{ends[0]:.3g} to {ends[1]:.3g}"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.0%}"

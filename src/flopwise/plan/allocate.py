@@ -177,11 +177,15 @@ def reasons(
         rivals = [o for o in found if (o.strategy == "verifier") == (top.strategy == "verifier")]
         measured = next((o for o in rivals if o.origin == "measured" and o.model != top.model), None)
         if measured is not None:
+            sure = f"the choice is best in {top.chance_best:.0%} of resamples"
+            if top.origin == "predicted":
+                sure = "the choice itself is a forecast, to be checked on a few questions first"
             out.append(
                 f"The best other measured model, {measured.model}, is expected at {measured.accuracy:.1%}; "
-                f"the choice is best in {top.chance_best:.0%} of resamples."
+                f"{sure}."
             )
-        hoped = next((o for o in rivals if o.origin == "predicted" and o is not top), None)
+        made = {o.model for o in found if o.origin == "measured"}
+        hoped = next((o for o in rivals if o.model not in made and o is not top), None)
         if hoped is not None and hoped.high > top.high:
             out.append(
                 f"A model nobody has made might do better: {hoped.how}; {hoped.accuracy:.1%} by the fitted "
