@@ -138,10 +138,11 @@ def _announce(
     console.print(table)
     left = [s for s in steps if s.name not in done]
     minutes = sum(s.seconds for s in left) / 60 / max(1, workers)
-    found = f"{len(done)} of them done already, the others " if done else ""
+    found = f"{len(done)} of them done already; the others take " if done else ""
+    cost = f"{sum(s.flops for s in left):.2e} FLOPs and "
+    time_left = "less than a minute" if minutes < 1 else f"about {minutes:.0f} minutes"
+    todo = f"{found}{cost}{time_left} with {max(1, workers)} worker(s)" if left else "all done already"
     console.print(
-        f"{len(steps)} steps, {found}{sum(s.flops for s in left):.2e} FLOPs and about "
-        f"{'less than a minute' if minutes < 1 else f'{minutes:.0f} minutes'} with {max(1, workers)} "
-        f"worker(s); runs are kept in {one_line(out)}, finished ones are never paid for twice",
+        f"{len(steps)} steps, {todo}; runs are kept in {one_line(out)}, finished ones are never paid for twice",
         markup=False, highlight=False,
     )  # fmt: skip
