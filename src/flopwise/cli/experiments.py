@@ -143,6 +143,7 @@ def _announce(
     time_left = "less than a minute" if minutes < 1 else f"about {minutes:.0f} minutes"
     todo = f"{found}{cost}{time_left} with {max(1, workers)} worker(s)" if left else "all done already"
     console.print(
-        f"{len(steps)} steps, {todo}; runs are kept in {one_line(out)}, finished ones are never paid for twice",
+        f"{len(steps)} steps, {todo}; "
+        f"runs are kept in {one_line(out)}, finished ones are never paid for twice",
         markup=False, highlight=False,
     )  # fmt: skip
