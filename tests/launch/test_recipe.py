@@ -116,9 +116,10 @@ def test_single_corpora_may_be_mixed() -> None:
     assert load("demo", ["ladder.mixture={kjv: 0.2, apidocs: 0.3, task: 0.5}"]).ladder.mixture["kjv"] == 0.2
 
 
-def test_checking_a_recipe_loads_nothing_heavy() -> None:
+def test_checking_and_expanding_a_recipe_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from flopwise.launch.recipe import load; load('demo'); "
+        "import sys; from flopwise.launch.recipe import load; from flopwise.launch.expand import expand; "
+        "expand(load('demo')); "
         "print(sorted({'torch', 'scipy', 'matplotlib', 'duckdb', 'tokenizers'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from flopwise.errors import FlopwiseError
 from flopwise.flops.count import count_params, six_nd, train_flops
 from flopwise.launch.steps import Step
@@ -99,6 +97,8 @@ def branch_name(width: int, budget: int, seed: int) -> str:
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
     """Train one piece of trunk or one cooldown branch; branches are evaluated on held-out text."""
+    import torch
+
     from flopwise.data.prepare import PreparedData
     from flopwise.models import hf
     from flopwise.models.transformer import Transformer
