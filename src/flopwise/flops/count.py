@@ -113,7 +113,7 @@ def decode_flops(cfg: ModelConfig, context_len: int) -> FlopCount:
     return _body(cfg, 1, context_len, 1)
 
 
-def generate_flops(cfg: ModelConfig, prompt_len: int, lengths: Sequence[int]) -> FlopCount:
+def generate_flops(cfg: ModelConfig, prompt_len: int, lengths: Sequence[float]) -> FlopCount:
     """One prompt and its samples of `lengths` new tokens: the prefill is shared.
 
     A sample's first token comes from the prefill, so `length - 1` decode passes follow, at contexts

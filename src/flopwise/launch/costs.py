@@ -6,7 +6,7 @@ core of an EPYC 7003. The progress display corrects it by the speed it sees.
 
 from __future__ import annotations
 
-from flopwise.flops.count import decode_flops, prefill_flops, train_flops
+from flopwise.flops.count import generate_flops, train_flops
 from flopwise.models.config import ModelConfig
 
 PROMPT_TOKENS, COMPLETION_TOKENS = 12, 22
@@ -25,10 +25,9 @@ def train_seconds(flops: float, tokens: float) -> float:
 
 def sample_cost(cfg: ModelConfig, problems: int, n: int) -> tuple[float, float]:
     """Estimated FLOPs and seconds of n samples for each problem."""
-    per_problem = prefill_flops(cfg, PROMPT_TOKENS).total
-    per_sample = COMPLETION_TOKENS * decode_flops(cfg, PROMPT_TOKENS + COMPLETION_TOKENS // 2).total
+    flops = problems * generate_flops(cfg, PROMPT_TOKENS, [COMPLETION_TOKENS] * n).total
     seconds = 0.3 + problems * n * COMPLETION_TOKENS * DECODE_SECONDS_PER_TOKEN
-    return problems * (per_problem + n * per_sample), seconds
+    return flops, seconds
 
 
 def tuning_cost(cfg: ModelConfig, examples: float, n_logits: int | None = None) -> tuple[float, float]:

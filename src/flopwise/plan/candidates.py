@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from flopwise.flops.count import count_params, decode_flops, prefill_flops, train_flops
+from flopwise.flops.count import count_params, generate_flops, train_flops
 from flopwise.laws.coverage import forecast
 from flopwise.models.config import ModelConfig
 from flopwise.plan.allocate import Predicted
-from flopwise.plan.joint import DRAWS, coverage_draws, loss_draws
+from flopwise.plan.joint import coverage_draws, loss_draws
 from flopwise.plan.systems import Measured, System
 
 if TYPE_CHECKING:
@@ -19,12 +19,6 @@ if TYPE_CHECKING:
 
 BEYOND = 4.0
 """No further than this many times what was measured, in parameters, tokens or samples."""
-
-
-def question_flops(cfg: ModelConfig, prompt: float, completion: float, n: int) -> float:
-    """One prefill of `prompt` tokens and n samples of `completion` tokens."""
-    per_sample = max(0.0, completion - 1) * decode_flops(cfg, round(prompt + completion / 2)).total
-    return prefill_flops(cfg, round(prompt)).total + n * per_sample
 
 
 def larger_models(
@@ -44,16 +38,14 @@ def larger_models(
             prediction = loss_law.predict(N=N, D=D)
             if not 1.0 < prediction.extrapolation <= BEYOND:
                 continue
-            losses = loss_draws(
-                {"value": prediction.value, "low": prediction.low, "high": prediction.high}, seed, DRAWS
-            )
+            losses = loss_draws(prediction.value, prediction.low, prediction.high, seed)
             for k in samples:
                 found.append(Predicted(
                     f"w{cfg.d_model}-{D / 1e6:.2g}M",
                     f"pretrain width {cfg.d_model} on {D / 1e6:.2g}M tokens, fine-tune",
                     "verifier", k, coverage_draws(joint, losses, k, seed),
                     D / seq_len * train_flops(cfg, seq_len).total + tuning_flops(cfg),
-                    question_flops(cfg, prompt, completion, k),
+                    generate_flops(cfg, round(prompt), [completion] * k).total,
                 ))  # fmt: skip
     return found
 

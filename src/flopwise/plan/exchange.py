@@ -60,7 +60,7 @@ def crossing(
 def price(way: Way, gain: float, draws: np.ndarray, level: float = 0.95) -> dict[str, Any]:
     """What `gain` over the reference costs by a way. `draws` [n, systems of the way]: paired bootstrap means.
 
-    An end of the interval is None where a resample in twenty never reaches the gain within what was measured.
+    An end of the interval is None where a resample in forty never reaches the gain within what was measured.
     """
     costs = way.costs()
     means = np.array([s.accuracy for s in way.systems])

@@ -2,7 +2,8 @@
 
 The models got the same fine-tuning from pretrained models of several sizes, so that what differs is law 1's.
 
-The step that runs this is finished before the held-out run starts; what it wrote down is compared afterwards.
+The step that runs this is finished before the held-out model is sampled; what it wrote down is compared
+afterwards.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -59,10 +60,10 @@ def coverage_draws(fit: Fit, losses: np.ndarray, k: float, seed: int) -> np.ndar
     return np.clip(values + scatter, 0.0, 1.0)
 
 
-def loss_draws(prediction: dict[str, Any], seed: int, n: int = DRAWS) -> np.ndarray:
+def loss_draws(value: float, low: float, high: float, seed: int, n: int = DRAWS) -> np.ndarray:
     """Draws of a loss from its predicted value and 95% interval, on the log scale."""
-    spread = (np.log(prediction["high"]) - np.log(prediction["low"])) / (2 * 1.96)
-    return prediction["value"] * np.exp(np.random.default_rng(seed).normal(0.0, spread, n))
+    spread = (np.log(high) - np.log(low)) / (2 * 1.96)
+    return value * np.exp(np.random.default_rng(seed).normal(0.0, spread, n))
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
@@ -89,7 +90,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     fitted = fit("train_to_test", table, loss="squared", cluster="run", seed=folder.seed)
     progress(0.7)
     prediction = json.loads((parents["law"].path / "prediction.json").read_bytes())
-    losses = loss_draws(prediction, folder.seed)
+    losses = loss_draws(prediction["value"], prediction["low"], prediction["high"], folder.seed)
     points = []
     for k in sorted(set(table["k"].tolist())):
         low, high = np.quantile(coverage_draws(fitted, losses, k, folder.seed), [0.025, 0.975])
