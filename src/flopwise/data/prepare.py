@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -111,12 +110,11 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     Raises:
         FlopwiseError: unknown corpus or task, too little text, or a held-out problem stands in training text.
     """
-    from flopwise.flops.hardware import device_name
-    from flopwise.flops.spend import Spend
+    from flopwise.flops.spend import Stopwatch
     from flopwise.records.folder import atomic_write
     from flopwise.records.record import Metric
 
-    wall, cpu = time.monotonic(), time.process_time()
+    watch = Stopwatch()
     spec = folder.spec
     if spec["task"] not in TASKS:
         raise FlopwiseError(f"data.task is {spec['task']!r:.60}, must be one of {', '.join(TASKS)}")
@@ -163,7 +161,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
             "contamination_hits": Metric(value=report.n_hits, n=report.n_texts),
             **_corpus_metrics(about),
         },
-        spend=Spend(wall_s=time.monotonic() - wall, device_s=time.process_time() - cpu, device=device_name()),
+        spend=watch.spend(),
         data={
             "corpus": "+".join(c.name for c in loaded), "tokens_seen": None, "tokens_unique": tokens,
             "modality": "text",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -61,3 +62,19 @@ class Spend:
         """Read what `to_dict` gave; unknown keys are ignored, so newer records stay readable."""
         known = {f.name for f in fields(cls)}
         return cls(**{k: v for k, v in values.items() if k in known})
+
+
+class Stopwatch:
+    """Times a step from its making on: by the clock, and the processor time of this process."""
+
+    def __init__(self) -> None:
+        self._wall, self._device = time.monotonic(), time.process_time()
+
+    def spend(self, **counted: Any) -> Spend:
+        """The time so far on this machine, with what was counted (fields of `Spend`)."""
+        from flopwise.flops.hardware import device_name
+
+        return Spend(
+            wall_s=time.monotonic() - self._wall, device_s=time.process_time() - self._device,
+            device=device_name(), **counted,
+        )  # fmt: skip

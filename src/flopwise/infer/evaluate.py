@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,12 +76,11 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     steps. FLOPs per question: one prefill, n times the mean cost of a sample, and what scoring them takes.
     """
     from flopwise.data.prepare import PreparedData
-    from flopwise.flops.hardware import device_name
-    from flopwise.flops.spend import Spend
+    from flopwise.flops.spend import Stopwatch
     from flopwise.models import hf
     from flopwise.posttrain.common import model_fields
 
-    wall, cpu = time.monotonic(), time.process_time()
+    watch = Stopwatch()
     data = PreparedData(parents["data"].path)
     model = hf.load(parents["model"].path / "model").eval()
     scorer = hf.load(parents["reward"].path / "model").eval() if "reward" in parents else None
@@ -93,9 +91,9 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     usage = judged.greedy_usage + judged.usage
     folder.finish(
         metrics=metrics(judged),
-        spend=Spend(
-            0.0, usage.flops, judged.score_flops, usage.prefill_tokens + usage.decode_tokens,
-            time.monotonic() - wall, time.process_time() - cpu, device_name(), None,
+        spend=watch.spend(
+            generate_flops=usage.flops, score_flops=judged.score_flops,
+            tokens=usage.prefill_tokens + usage.decode_tokens,
         ),
         model=model_fields(model),
         data={"corpus": data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},

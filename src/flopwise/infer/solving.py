@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from flopwise.data import countdown
 from flopwise.data.countdown import Problem, Step
 from flopwise.errors import FlopwiseError
 from flopwise.flops.count import generate_flops, prefill_flops, score_flops
-from flopwise.flops.spend import Spend
+from flopwise.flops.spend import Spend, Stopwatch
 from flopwise.infer import strategies
 from flopwise.infer.estimators import mean_interval
 from flopwise.infer.resolve import Found, find_model
@@ -98,9 +97,8 @@ def solve(
     Raises:
         FlopwiseError: a prompt, model or setting that cannot be used.
     """
-    from flopwise.flops.hardware import device_name
 
-    wall, cpu = time.monotonic(), time.process_time()
+    watch = Stopwatch()
     problems = [p if isinstance(p, Problem) else Problem.parse(p) for p in _listed(prompts)]
     if not problems:
         raise FlopwiseError("solve: there is no prompt; give one, for example '7 3 3 = 24'")
@@ -136,10 +134,9 @@ def solve(
         flops = _flops(engine.cfg, None if judge is None else judge.cfg, len(ids[i]), lengths)
         answers.append(_answer(problem, candidates, choice, flops))
     total = {key: sum(a.flops[key] for a in answers) for key in ("prefill", "decode", "score")}
-    spend = Spend(
-        0.0, total["prefill"] + total["decode"], total["score"],
-        samples.usage.prefill_tokens + samples.usage.decode_tokens,
-        time.monotonic() - wall, time.process_time() - cpu, device_name(), None,
+    spend = watch.spend(
+        generate_flops=total["prefill"] + total["decode"], score_flops=total["score"],
+        tokens=samples.usage.prefill_tokens + samples.usage.decode_tokens,
     )  # fmt: skip
     return Solution(answers, total, spend)
 

@@ -71,13 +71,12 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
 
     Parents: `law` (the pretraining law's step), `sampled0`, `sampled1`, ... (sample steps).
     """
-    from flopwise.flops.hardware import device_name
-    from flopwise.flops.spend import Spend
+    from flopwise.flops.spend import Stopwatch
     from flopwise.laws import fit
     from flopwise.records.folder import RunFolder, atomic_write
     from flopwise.records.record import Metric
 
-    wall, cpu = time.monotonic(), time.process_time()
+    watch = Stopwatch()
     spec = folder.spec
     root = folder.path.parent
     models = [
@@ -105,5 +104,5 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     atomic_write(folder.path / JOINT_FILE, json.dumps(content, indent=1))
     folder.finish(
         metrics={f"predicted_pass_at_{p['k']}": Metric(value=p["predicted"], n=len(models)) for p in points},
-        spend=Spend(wall_s=time.monotonic() - wall, device_s=time.process_time() - cpu, device=device_name()),
+        spend=watch.spend(),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -144,12 +143,11 @@ def verification(folder: RunFolder, models: dict[str, Measured]) -> dict[str, An
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
     """Write plan.json: exchange rates, the plan for the recipe's budget and questions, the verification."""
-    from flopwise.flops.hardware import device_name
-    from flopwise.flops.spend import Spend
+    from flopwise.flops.spend import Stopwatch
     from flopwise.records.folder import atomic_write
     from flopwise.records.record import Metric
 
-    wall, cpu = time.monotonic(), time.process_time()
+    watch = Stopwatch()
     spec = folder.spec
     evidence = Evidence.read(folder)
     progress(0.5)
@@ -172,5 +170,5 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     )
     folder.finish(
         metrics=metrics,
-        spend=Spend(wall_s=time.monotonic() - wall, device_s=time.process_time() - cpu, device=device_name()),
+        spend=watch.spend(),
     )

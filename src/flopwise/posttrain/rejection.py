@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
-from flopwise.flops.spend import Spend
+from flopwise.flops.spend import Stopwatch
 from flopwise.posttrain.common import (
     Bench,
     Progress,
@@ -34,13 +34,11 @@ def synthesize_step(folder: RunFolder, parents: dict[str, RunFolder], progress: 
     Also the offline half of sequence distillation, where `init` is the teacher; with more parents named
     `candidate...`, the teacher is the one with the best validation accuracy.
     """
-    import time
 
-    from flopwise.flops.hardware import device_name
     from flopwise.records.folder import atomic_write
     from flopwise.records.record import Metric
 
-    wall, cpu = time.monotonic(), time.process_time()
+    watch = Stopwatch()
     bench = Bench.open(folder, parents, role=best_role(parents))
     spec = bench.spec
     pool = bench.data.problems("rl")
@@ -79,9 +77,7 @@ def synthesize_step(folder: RunFolder, parents: dict[str, RunFolder], progress: 
             "accept_rate": Metric(value=rate, se=float(np.sqrt(rate * (1 - rate) / n)), n=n),
             "kept": Metric(value=len(kept), se=None, n=n),
         },
-        spend=Spend(
-            0.0, flops, 0.0, tokens, time.monotonic() - wall, time.process_time() - cpu, device_name(), None
-        ),
+        spend=watch.spend(generate_flops=flops, tokens=tokens),
         model=model_fields(bench.model),
         extra={"sampled_from": parents[best_role(parents)].id},
         data={"corpus": bench.data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},

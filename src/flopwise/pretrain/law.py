@@ -42,13 +42,12 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
     """Fit every candidate, choose by back-test, predict the held-out run in writing, before it is run."""
-    from flopwise.flops.hardware import device_name
-    from flopwise.flops.spend import Spend
+    from flopwise.flops.spend import Stopwatch
     from flopwise.laws import choose
     from flopwise.records.folder import atomic_write
     from flopwise.records.record import Metric
 
-    wall, cpu = time.monotonic(), time.process_time()
+    watch = Stopwatch()
     spec = folder.spec
     rows = [observation(f.record()) for f in parents.values()]
     rows.sort(key=lambda r: (r["N"], r["seed"], r["D"]))
@@ -79,7 +78,5 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
             "predicted_low": Metric(value=float(prediction.low), se=None, n=None),
             "predicted_high": Metric(value=float(prediction.high), se=None, n=None),
         },
-        spend=Spend(
-            tokens=0, wall_s=time.monotonic() - wall, device_s=time.process_time() - cpu, device=device_name()
-        ),
+        spend=watch.spend(tokens=0),
     )
