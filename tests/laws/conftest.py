@@ -40,7 +40,7 @@ def exact():
         law = get(name)
         x = grid(law)
         truth = middle(law, x) | params
-        return x | {law.target: law.function(truth, x)}, truth
+        return x | {law.target: law(truth, x)}, truth
 
     return make
 
@@ -55,7 +55,7 @@ def ladder():
         x = {"N": np.repeat(sizes, 3), "D": np.tile([749568.0, 1499136.0, 3000320.0], 5)}
         rng = np.random.default_rng(seed)
         noise = np.repeat(rng.normal(0, between, 5), 3) + rng.normal(0, within, 15)
-        loss = get(law).function(params, x) * np.exp(noise)
+        loss = get(law)(params, x) * np.exp(noise)
         return x | {"loss": loss, "run": np.repeat(["a", "b", "c", "d", "e"], 3)}, params
 
     return make

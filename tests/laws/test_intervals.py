@@ -19,7 +19,7 @@ def test_a_wider_run_lies_in_its_interval(ladder, between):
     inside = []
     for seed in range(20):
         table, truth = ladder(seed, between=between)
-        run = get("chinchilla").function(truth, {"N": N, "D": D}) * np.exp(rng.normal(0, between))
+        run = get("chinchilla")(truth, {"N": N, "D": D}) * np.exp(rng.normal(0, between))
         p = fit("chinchilla", table, cluster="run", loss="log_squared", starts=30).predict(N=N, D=D)
         assert p.low < p.mean_low < p.value < p.mean_high < p.high
         inside.append(p.low <= run <= p.high)
@@ -47,7 +47,7 @@ def test_bootstrap_resamples_runs(ladder):
     shares = []
     fitted = fit("chinchilla", table, cluster="run", loss="log_squared", bootstrap=30, progress=shares.append)
     assert fitted.samples.shape == (fitted.diagnostics["bootstrap"]["draws"], 5)
-    assert shares[-1] == 1.0 and len(shares) == 30
+    assert shares[-1] == 1.0
     low, high = fitted.interval("alpha")
     assert low <= fitted.params["alpha"] * 1.05 and fitted.params["alpha"] <= high * 1.05
     again = fit("chinchilla", table, cluster="run", loss="log_squared", bootstrap=30)
@@ -99,7 +99,7 @@ def test_misfit_keeps_intervals_from_being_narrower_than_the_trial(ladder):
 def test_one_line_of_n_against_d_is_told(exact):
     N = np.geomspace(1e7, 1e10, 10)
     law = get("chinchilla")
-    loss = law.function(
+    loss = law(
         {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}, {"N": N, "D": 20 * N}
     )
     fitted = fit("chinchilla", {"N": N, "D": 20 * N, "loss": loss * (1 + 1e-3 * np.sin(N))})
@@ -109,17 +109,17 @@ def test_one_line_of_n_against_d_is_told(exact):
 def test_no_ceiling_before_the_middle_of_a_curve():
     C = np.geomspace(1, 100, 12)
     law = get("rl_sigmoid")
-    reward = law.function({"A": 0.6, "R0": 0.1, "Cmid": 400.0, "B": 2.0}, {"C": C})
+    reward = law({"A": 0.6, "R0": 0.1, "Cmid": 400.0, "B": 2.0}, {"C": C})
     fitted = fit("rl_sigmoid", {"C": C, "reward": reward}, loss="squared")
     assert fitted.status == "not_identified"
-    assert fitted.predict(C=90.0).value == pytest.approx(law.function(fitted.params, {"C": np.array(90.0)}))
+    assert fitted.predict(C=90.0).value == pytest.approx(law(fitted.params, {"C": np.array(90.0)}))
     with pytest.raises(FlopwiseError, match="before its middle"):
         fitted.predict(C=1000.0)
 
 
 def test_a_curve_may_start_at_zero():
     C = np.concatenate([[0.0], np.geomspace(1, 1000, 15)])
-    reward = get("rl_sigmoid").function({"A": 0.6, "R0": 0.1, "Cmid": 40.0, "B": 2.0}, {"C": C})
+    reward = get("rl_sigmoid")({"A": 0.6, "R0": 0.1, "Cmid": 40.0, "B": 2.0}, {"C": C})
     fitted = fit("rl_sigmoid", {"C": C, "reward": reward})
     assert fitted.params["A"] == pytest.approx(0.6)
     assert fitted.predict(C=0.0).value == pytest.approx(0.1)
@@ -135,7 +135,7 @@ def test_a_curve_may_start_at_zero():
         ({"loss": np.array(["1.0"] * 3 + ["<b>x</b>"] + ["2"] * 11)}, "row 4"),
         ({"N": np.zeros(15)}, "row 1"),
         ({"N": np.full(15, 1e6), "D": np.geomspace(1e6, 1e8, 15)}, "N is 1e\\+06 in every row"),
-        ({"N": np.full(15, 1e6), "D": np.full(15, 1e8)}, "only 1 different"),
+        ({"N": np.repeat([1e6, 2e6], [7, 8]), "D": np.tile([1e8, 2e8], 8)[:15]}, "only 4 different"),
         ({"loss": np.ones(3)}, "differ in length"),
     ],
 )

@@ -10,15 +10,15 @@ from types import ModuleType
 from typing import Any
 
 __all__ = [
-    "Backtest", "Choice", "Fit", "Law", "Parameter", "backtest", "choose", "compare", "fit", "get", "laws",
-    "register",
+    "Backtest", "Choice", "Comparison", "Fit", "Law", "Parameter", "Published", "backtest", "choose", "compare",
+    "fit", "get", "laws", "own", "register",
 ]  # fmt: skip
 
 _HOMES = {
     "Law": "law", "Parameter": "law", "get": "law", "laws": "law", "register": "law", "Fit": "result",
     "fit": "fitting",
-    "Backtest": "choosing", "backtest": "choosing", "choose": "choosing", "compare": "choosing",
-    "Choice": "choosing",
+    "Backtest": "backtesting", "backtest": "backtesting", "choose": "comparing", "compare": "comparing",
+    "Choice": "comparing", "Comparison": "comparing", "Published": "law", "own": "law",
 }  # fmt: skip
 
 

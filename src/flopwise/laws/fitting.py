@@ -1,131 +1,185 @@
-"""Fit a law to a table: search, intervals, and what a reader should be warned of."""
+"""Fit a law to a table: columns checked, search, how sure it is, what a reader should be warned of."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from flopwise.errors import FlopwiseError
-from flopwise.laws.law import Array, Law, get
+from flopwise.laws import doubts
+from flopwise.laws.law import Array, Law, get, own
+from flopwise.laws.objective import NO_VALUE, Objective, named
+from flopwise.laws.resampling import bootstrap as resample
+from flopwise.laws.resampling import posterior
 from flopwise.laws.result import Allocation, Fit, Prediction
-from flopwise.laws.search import NO_VALUE, Minimum, Problem, minimise, unpack
-from flopwise.laws.uncertainty import Spread, bootstrap, spread
+from flopwise.laws.search import Minima, descend
+from flopwise.laws.starts import bounds, minimise
+from flopwise.laws.uncertainty import Spread, from_likelihood, robust_scale, spread
 
-__all__ = ["LOSSES", "Allocation", "Fit", "Prediction", "fit"]
+__all__ = ["INTERVALS", "LOSSES", "Allocation", "Fit", "Prediction", "fit"]
 
-LOSSES = ("log_huber", "log_squared", "squared")
+LOSSES = ("log_huber", "log_squared", "squared", "robust", "binomial", "likelihood")
+INTERVALS = ("profile", "delta", "bootstrap", "posterior")
+TURN = 1.345
+"""Where the robust loss turns linear, in standard deviations: 95% efficient for normal noise (Huber 1981)."""
 
 
 def fit(
     law: str | Law, table: Any, loss: str = "log_huber", delta: float = 1e-3, cluster: str | None = None,
-    seed: int = 0,
-    target: str | None = None, starts: int = 100, bootstrap: int = 0,
+    seed: int = 0, target: str | None = None, starts: int = 100, bootstrap: int = 0,
+    intervals: str = "profile", fixed: Mapping[str, float] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Fit:  # fmt: skip
     """Fit a law to columns of a table.
 
     Args:
+        law: a name of `flopwise.laws()`, a `Law`, or a formula of one's own as "loss = E + A / N^b": names
+            in it that are no columns of the table are positive parameters.
         table: columns by name (a mapping or dataframe), or the path of a file or folder of runs
             (`read_table`); those named as the law's variables and target are used.
         loss: "log_huber" (sum over points of Huber's loss, limit `delta`, of the difference of logarithms),
-            "log_squared" (sum of its squares) or "squared" (sum of squares of the difference itself). Laws of
-            accuracy and coverage have no logarithm: there all three take the difference itself.
+            "log_squared" (sum of its squares), "squared" (sum of squares of the difference itself), "robust"
+            (Huber's loss with the limit fitted to the scatter). Laws of accuracy and coverage have no
+            logarithm: there these take the difference itself. "binomial": the likelihood of counts, columns n
+            and c, for a law of a share. Laws of counts always take their own likelihood.
         cluster: column of runs whose points share noise (checkpoints and branches of one run).
-        starts: random starts for the nonlinear parameters.
+        starts: starts where more than three parameters are nonlinear; for fewer there is a grid.
         bootstrap: refits to resampled clusters (rows, without `cluster`); intervals are then their quantiles.
-        progress: called with the share of bootstrap refits done.
+        intervals: "profile" (likelihood, computed when asked for), "delta" (quick), "bootstrap" (as many
+            draws as `bootstrap`, 1000 without), "posterior" (Bayesian, flat within bounds).
+        fixed: parameters held at values.
+        progress: called with the share of bootstrap refits or posterior steps done.
 
     Raises:
         FlopwiseError: unknown law or loss, a column missing, a value that is no number or out of range, too
             few points or too few different ones.
     """
-    law = get(law)
-    if loss not in LOSSES:
-        raise FlopwiseError(f"fit: loss {loss!r} is unknown; there are {', '.join(LOSSES)}")
-    if not delta > 0:
-        raise FlopwiseError(f"fit: delta is {delta}, must be above 0")
-    if bootstrap and not 20 <= bootstrap <= 100_000:
-        raise FlopwiseError(f"fit: bootstrap is {bootstrap}, must be 0 or from 20 to 100000 refits")
-    x, y, clusters = _columns(law, table, target or law.target, cluster)
-    _enough(law, x, y)
-    scale = "plain" if loss == "squared" else law.scale
-    problem = Problem(law, x, y, delta if loss == "log_huber" else np.inf, scale)
-    ends = minimise(problem, max(starts, 1), seed)
-    best = ends[0]
-    r, J = problem.residuals(best.theta), problem.jacobian(best.theta)
-    if not np.isfinite(J).all() or np.abs(r).max() >= NO_VALUE:
+    from flopwise.records.table import read_table
+
+    if not isinstance(table, Mapping):
+        table = read_table(table)
+    base = own(law, table) if isinstance(law, str) and "=" in law else get(law)
+    form = base.fix(fixed or {})
+    _check(loss, delta, bootstrap, intervals)
+    if loss == "binomial":
+        form = form.from_shares()
+    if form.from_counts:
+        loss = "binomial" if loss == "binomial" else "likelihood"
+    elif loss == "likelihood":
         raise FlopwiseError(
-            f"fit: {law.name} has no value at these points for any parameters tried; check their units"
+            f"fit: {form.name} is no law of counts; for shares with columns n and c: binomial"
         )
-    noise = spread(J, r, clusters, problem.delta)
+    x, y, clusters = columns(form, table, target or form.target, cluster)
+    doubts.enough(form, x, y)
+    scale = "nll" if form.from_counts else "plain" if loss == "squared" else form.scale
+    problem = Objective(form, x, y, delta if loss == "log_huber" else np.inf, scale)
+    problem, ends = _search(problem, loss, max(starts, 1), seed)
+    theta = ends.theta[0]
+    if np.abs(problem.residuals(theta[None])).max() >= NO_VALUE:
+        raise FlopwiseError(
+            f"fit: {form.name} has no value at these points for any parameters tried; check their units"
+        )
+    noise = _noise(problem, theta, clusters)
     out = Fit(
-        law=law.name, params=unpack(law, best.theta), objective=best.cost * (1 if loss == "log_huber" else 2),
-        loss=loss, n=len(y),
+        form=form, params=named(form, theta), loss=loss,
+        objective=float(ends.cost[0]) * (2 if loss in ("log_squared", "squared") else 1), n=len(y),
         n_clusters=len(y) if clusters is None else len(np.unique(clusters)), covariance=noise.covariance,
-        scatter=noise.scatter, dof=noise.dof,
-        ranges={name: (float(v.min()), float(v.max())) for name, v in x.items()},
-        status="converged",
+        scatter=noise.scatter, dof=noise.dof, ranges=_ranges(form, x), status="converged",
+        fixed=dict(fixed or {}), curvature=noise.curvature, problem=problem,
     )  # fmt: skip
-    _diagnose(out, law, x, J, r, ends, noise)
-    if bootstrap:
-        _bootstrap(out, problem, best.theta, clusters, bootstrap, seed, progress)
+    _diagnose(out, ends, noise)
+    doubts.look(out, ends, noise, table, cluster, target or form.target)
+    if bootstrap or intervals == "bootstrap":
+        _bootstrap(out, clusters, bootstrap or 1000, seed, progress)
+    elif intervals == "posterior":
+        _posterior(out, noise, seed, progress)
+    else:
+        out.intervals = intervals
     return out
 
 
-def _diagnose(
-    out: Fit, law: Law, x: Mapping[str, Array], J: Array, r: Array, ends: list[Minimum], noise: Spread
-) -> None:
-    """Fill in status, diagnostics, warnings."""
-    best = ends[0]
-    k = len(law.names)
-    at_bound = [name for name, stuck in zip(law.names, best.at_bound, strict=True) if stuck]
-    norms = np.linalg.norm(J, axis=0)
-    s = np.linalg.svd(J / np.where(norms > 0, norms, 1.0), compute_uv=False)
-    condition = float(s[0] / max(s[-1], 1e-15 * s[0]))
+def _check(loss: str, delta: float, bootstrap: int, intervals: str) -> None:
+    if loss not in LOSSES:
+        raise FlopwiseError(f"fit: loss {loss!r} is unknown; there are {', '.join(LOSSES)}")
+    if intervals not in INTERVALS:
+        raise FlopwiseError(f"fit: intervals {intervals!r} are unknown; there are {', '.join(INTERVALS)}")
+    if not 0 < delta < np.inf:
+        raise FlopwiseError(f"fit: delta is {delta}, must be a number above 0")
+    if bootstrap and not 20 <= bootstrap <= 100_000:
+        raise FlopwiseError(f"fit: bootstrap is {bootstrap}, must be 0 or from 20 to 100000 refits")
+
+
+def _search(problem: Objective, loss: str, starts: int, seed: int) -> tuple[Objective, Minima]:
+    """The minima, best first; for the robust loss with its limit fitted too."""
+    ends = minimise(problem, starts, seed)
+    if loss != "robust":
+        return problem, ends
+    k = ends.theta.shape[1]
+    for _ in range(20):
+        sigma = robust_scale(problem.residuals(ends.theta[:1])[0], k)
+        if sigma == 0 or abs(TURN * sigma / problem.delta - 1) < 1e-3:
+            break
+        problem = replace(problem, delta=TURN * sigma)
+        ends = descend(problem, ends.theta, *bounds(problem))
+        ends = ends.take(np.argsort(ends.cost, kind="stable"))
+    return problem, ends
+
+
+def _noise(problem: Objective, theta: Array, clusters: Array | None) -> Spread:
+    r, J = problem.jacobian(theta[None])
+    if problem.scale == "nll":
+        H = problem.local(theta[None], True).true
+        assert H is not None
+        return from_likelihood(H[0], J[0].T, clusters, J.shape[2])
+    return spread(J[0].T, r[0], clusters, problem.delta)
+
+
+def _diagnose(out: Fit, ends: Minima, noise: Spread) -> None:
+    """Fill in diagnostics and status."""
+    form, problem = out.form, out.problem
+    assert problem is not None
+    theta = ends.theta[0]
+    at_bound = [name for name, stuck in zip(form.names, ends.stuck[0], strict=True) if stuck]
+    deviation = np.sqrt(np.maximum(np.diag(noise.curvature), 1e-300))
+    values, vectors = np.linalg.eigh(noise.curvature / np.outer(deviation, deviation))
+    condition = float(np.sqrt(values[-1] / max(values[0], 1e-30 * values[-1])))
+    flat = [
+        {form.names[i]: round(float(v), 3) for i, v in enumerate(vectors[:, j]) if abs(v) > 0.05}
+        for j in np.flatnonzero(values < 1e-10 * values[-1])
+    ]
+    r = problem.residuals(theta[None])[0]
     out.diagnostics = {
-        "gradient": best.gradient, "newton_decrease": best.decrease, "steps": best.steps,
-        "condition": condition,
-        "at_bounds": at_bound, "local_optima": [m.cost for m in ends],
-        "residual_rms": float(np.sqrt((r**2).mean())),
-        "noise_between_clusters": noise.between, "noise_within": noise.within,
+        "gradient": float(ends.gradient[0]), "newton_decrease": float(ends.decrease[0]),
+        "steps": int(ends.steps[0]),
+        "condition": condition, "flat_directions": flat, "at_bounds": at_bound,
+        "starts_finished": len(ends.cost), "local_optima": ends.cost.tolist(),
+        "covariance": noise.how,
     }  # fmt: skip
-    out.status = "iteration_limit" if not best.converged else "at_bound" if at_bound else "converged"
-    say = out.warnings.append
-    if law.unready and (reason := law.unready(out.params, out.ranges)):
-        out.status = "not_identified"
-        say(reason)
-    if not best.converged:
-        say(f"the search stopped before it settled (one step more promises {best.decrease:.1e} of the rest)")
-    if at_bound:
-        say(f"at the edge of its range: {', '.join(at_bound)}")
-    if line := _on_a_line(x):
-        say(
-            f"{' and '.join(line)} lie on one line, so that their terms cannot be told apart: believe the "
-            f"law along that line only, and vary one of them alone"
-        )
-    if condition > 1e4:
-        say(f"parameters trade off against each other (condition {condition:.0e}); trust predictions more")
-    if not noise.seen:
-        say(
-            f"{out.n_clusters} runs for a law with {k} parameters: how much runs differ cannot be seen and "
-            f"is left out of the intervals; repeat some with another seed"
-        )
-    elif out.n_clusters < 2 * k and out.n_clusters < out.n:
-        say(f"{out.n_clusters} independent runs for {k} parameters: intervals lean on the law's form")
+    if problem.scale != "nll":
+        out.diagnostics |= {
+            "residual_rms": float(np.sqrt((r**2).mean())),
+            "noise_between_clusters": noise.between, "noise_within": noise.within,
+        }  # fmt: skip
+    if out.loss == "robust":
+        out.diagnostics["delta"] = problem.delta
+    out.status = "iteration_limit" if not ends.converged[0] else "at_bound" if at_bound else "converged"
 
 
 def _bootstrap(
-    out: Fit, problem: Problem, theta: Array, clusters: Array | None, n: int, seed: int,
-    progress: Callable[[float], None] | None,
-) -> None:  # fmt: skip
-    out.samples, failed = bootstrap(problem, theta, clusters, n, seed, progress)
-    if len(out.samples) < max(20, n // 2):
+    out: Fit, clusters: Array | None, n: int, seed: int, progress: Callable[[float], None] | None
+) -> None:
+    assert out.problem is not None
+    low, high = bounds(out.problem)
+    samples, failed = resample(out.problem, out.theta, low, high, clusters, n, seed, progress)
+    if len(samples) < max(20, n // 2):
         raise FlopwiseError(
             f"fit: only {n - failed} of {n} bootstrap refits converged; leave --bootstrap out"
         )
-    out.diagnostics["bootstrap"] = {"draws": len(out.samples), "not_converged": failed}
+    out.samples, out.intervals = samples, "bootstrap"
+    out.diagnostics["bootstrap"] = {"draws": len(samples), "not_converged": failed}
     if out.n_clusters < 10:
         out.warnings.append(
             f"a bootstrap over {out.n_clusters} independent runs understates what is not known; without it "
@@ -133,24 +187,47 @@ def _bootstrap(
         )
 
 
-def _columns(
-    law: Law, table: Any, target: str, cluster: str | None
-) -> tuple[dict[str, Array], Array, Array | None]:
-    """The columns a law needs, checked."""
-    from flopwise.records.table import numbers, read_table, require
+def _posterior(out: Fit, noise: Spread, seed: int, progress: Callable[[float], None] | None) -> None:
+    problem = out.problem
+    assert problem is not None
+    # The objective's rise counts as much as in the profile: by the most affected parameter.
+    from flopwise.laws.uncertainty import invert
 
-    if not isinstance(table, Mapping):
-        table = read_table(table)
+    scale = np.diag(noise.covariance) / np.maximum(np.diag(invert(noise.curvature)), 1e-300)
+    out.samples, accepted = posterior(
+        problem, out.theta, noise.covariance, *bounds(problem), float(np.median(scale)), 2000, seed, progress
+    )
+    out.intervals = "posterior"
+    out.diagnostics["posterior"] = {"draws": len(out.samples), "accepted": accepted}
+
+
+def _ranges(form: Law, x: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
+    """Of each variable the law predicts from; a law of counts has seen k up to the samples drawn."""
+    out = {name: (float(v.min()), float(v.max())) for name, v in x.items() if name in form.variables}
+    if form.from_counts and "k" in form.variables and "n" in x:
+        out["k"] = (1.0, float(x["n"].max()))
+    return out
+
+
+def columns(
+    law: Law, table: Mapping[str, Any], target: str, cluster: str | None
+) -> tuple[dict[str, Array], Array, Array | None]:
+    """The columns a law needs, checked: variables, target (zeros for a law of counts), cluster numbers."""
+    from flopwise.records.table import numbers, require
+
+    wanted = law.counts if law.from_counts else (*law.variables, target)
     out = {}
-    for name in (*law.variables, target):
+    for name in wanted:
         values = numbers(table, name, f"fit: {law.name}")
-        low, high = law.span if name == target else (0.0, np.inf)
+        low, high = law.span if name == target and not law.from_counts else (0.0, np.inf)
+        if name in law.signed or (name in ("n", "c") and law.from_counts):
+            low = -np.inf if name in law.signed else 0.0
         bad = (values < low) | (values > high)
-        if (name == target and law.scale == "log") or (name != target and name not in law.from_zero):
+        limit = f"must be from {low:g} to {high:g}"
+        zero = name in law.from_zero or name in law.signed or (name == "c" and law.from_counts)
+        if (name == target and law.scale == "log") or (name != target and not zero):
             bad |= values <= 0
             limit = "must be above 0"
-        else:
-            limit = f"must be from {low:g} to {high:g}"
         if bad.any():
             raise FlopwiseError(
                 f"fit: column {name!r} holds {values[bad][0]:g} in row {int(np.argmax(bad)) + 1}, {limit}"
@@ -158,37 +235,17 @@ def _columns(
         out[name] = values
     if len({len(v) for v in out.values()}) > 1:
         raise FlopwiseError(f"fit: columns differ in length: { {n: len(v) for n, v in out.items()} }")
-    y = out.pop(target)
+    if law.from_counts and {"n", "c"} <= set(out):
+        bad = (out["c"] > out["n"]) | (out["c"] % 1 != 0) | (out["n"] % 1 != 0)
+        if bad.any():
+            i = int(np.argmax(bad))
+            raise FlopwiseError(
+                f"fit: row {i + 1} has c = {out['c'][i]:g} correct of n = {out['n'][i]:g} samples; both must "
+                f"be whole numbers, c at most n"
+            )
+    y = np.zeros(len(next(iter(out.values())))) if law.from_counts else out.pop(target)
     if cluster is None:
         return out, y, None
     require(table, cluster, "fit: to cluster by")
     labels = np.asarray(table[cluster])
     return out, y, np.unique(labels.astype(str), return_inverse=True)[1]
-
-
-def _enough(law: Law, x: Mapping[str, Array], y: Array) -> None:
-    """Raise unless there are points enough, and different enough."""
-    k, names = len(law.names), ", ".join(x)
-    if len(y) < k + 1:
-        raise FlopwiseError(
-            f"fit: {law.name} has {k} parameters and needs at least {k + 1} points, there are {len(y)}"
-        )
-    different = np.unique(np.stack(list(x.values())), axis=1).shape[1]
-    if different < k:
-        raise FlopwiseError(
-            f"fit: {law.name} has {k} parameters, and the {len(y)} rows hold only {different} different "
-            f"({names}); add runs at other {names}"
-        )
-    for name, values in x.items():
-        if np.ptp(values) == 0:
-            raise FlopwiseError(f"fit: {name} is {values[0]:g} in every row; {law.name} needs it to vary")
-
-
-def _on_a_line(x: Mapping[str, Array]) -> list[str]:
-    """Pairs of variables whose logarithms are one line (correlation above 0.9995)."""
-    names = [name for name, values in x.items() if (values > 0).all()]
-    for i, a in enumerate(names):
-        for b in names[i + 1 :]:
-            if abs(np.corrcoef(np.log(x[a]), np.log(x[b]))[0, 1]) > 0.9995:
-                return [a, b]
-    return []

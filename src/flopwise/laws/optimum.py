@@ -32,7 +32,7 @@ def optimum(
         N = np.exp(logs)
         D = np.maximum((budget - 2 * N * demand) / (6 * N), 1e-300)
         with np.errstate(all="ignore"):
-            return np.where(np.isfinite(v := law.function(p, {"N": N, "D": D})), v, np.inf)
+            return np.where(np.isfinite(v := law(p, {"N": N, "D": D})), v, np.inf)
 
     values = loss(np.broadcast_to(log_n, (len(next(iter(p.values()))), GRID)))
     i = np.clip(values.argmin(axis=1), 1, GRID - 2)

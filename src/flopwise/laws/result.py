@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
-from flopwise.laws.law import get
-from flopwise.laws.search import differences, evaluate, on_scale, pack, unpack
+from flopwise.laws.law import Law, get, own
+from flopwise.laws.objective import STEP, Objective, named, on_scale, searched
+from flopwise.laws.profile import Profile, profile
 
 DRAWS = 400
 """Parameter sets behind intervals that are quantiles."""
@@ -24,7 +25,8 @@ _WIDEST = 300.0
 class Prediction:
     """A predicted value with its interval. `mean_low` and `mean_high` leave out the scatter of single runs.
 
-    `extrapolation`: how many times beyond the fitted range the farthest variable lies (1 = inside).
+    `extrapolation`: how many times beyond the fitted range the farthest variable lies (1 = inside);
+    `warnings`: why that is too far to be believed.
     """
 
     value: Any
@@ -33,6 +35,7 @@ class Prediction:
     mean_low: Any
     mean_high: Any
     extrapolation: float
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class Fit:
     "not_identified" (the data end where the law still tells nothing of what comes: no extrapolation).
     """
 
-    law: str
+    form: Law
     params: dict[str, float]
     objective: float
     loss: str
@@ -65,6 +68,7 @@ class Fit:
     scatter: float
     """Standard deviation of single runs around the law, on `scale`."""
     dof: float
+    """Degrees of freedom of Student's t; infinite for a likelihood of independent counts."""
     ranges: dict[str, tuple[float, float]]
     status: str
     diagnostics: dict[str, Any] = field(default_factory=dict)
@@ -72,43 +76,91 @@ class Fit:
     misfit: float = 0.0
     """Relative root mean square error of predictions of held-out scale; 0 where nobody tried."""
     samples: np.ndarray | None = field(default=None, repr=False)
-    """Searched parameters of bootstrap refits [m, k]; intervals then are their quantiles."""
+    """Searched parameters of bootstrap refits or posterior draws [m, k]; intervals are their quantiles."""
+    intervals: str = "profile"
+    """How they are made: "profile", "delta", "bootstrap", "posterior"."""
+    fixed: dict[str, float] = field(default_factory=dict)
+    """Parameters that were held, with their values."""
+    curvature: np.ndarray | None = field(default=None, repr=False)
+    problem: Objective | None = field(default=None, repr=False, compare=False)
+    """The data and loss; not kept in a file."""
+    profiles: dict[str, Profile] = field(default_factory=dict, repr=False, compare=False)
+    """By parameter, those that were asked for."""
+
+    @property
+    def law(self) -> str:
+        """The law's name, or its formula if it has none."""
+        return self.form.name
 
     @property
     def scale(self) -> str:
         """Of residuals: "log", or "plain" (laws of accuracy, and fits by squares of the target itself)."""
-        return "plain" if self.loss == "squared" else get(self.law).scale
+        return "plain" if self.loss == "squared" or self.form.from_counts else self.form.scale
 
     @property
     def theta(self) -> np.ndarray:
         """Parameters as searched [k]."""
-        return pack(get(self.law), self.params)
+        return searched(self.form, self.params)
 
     def _t(self, level: float) -> float:
-        from scipy.special import stdtrit
+        from scipy.special import ndtri, stdtrit
 
         if not 0 < level < 1:
             raise FlopwiseError(f"level is {level}, must be between 0 and 1, as 0.95")
-        return float(stdtrit(self.dof, 0.5 + level / 2))
+        return float(stdtrit(self.dof, 0.5 + level / 2) if np.isfinite(self.dof) else ndtri(0.5 + level / 2))
 
-    def interval(self, name: str, level: float = 0.95) -> tuple[float, float]:
-        """Confidence interval of a parameter: bootstrap quantiles if there are any, else by delta and t."""
-        law = get(self.law)
-        if name not in law.names:
+    def interval(self, name: str, level: float = 0.95, method: str = "") -> tuple[float, float]:
+        """Confidence interval of a parameter.
+
+        `method`: how, if not as the fit says (`intervals`): "profile" (from the profile likelihood; a bound
+        where no end was found), "delta" (curvature and Student's t), or the quantiles of the samples there are.
+        """
+        if name not in self.form.names:
             raise FlopwiseError(
-                f"interval: {law.name} has no parameter {name!r}; there are {', '.join(law.names)}"
+                f"interval: {self.law} has no parameter {name!r}; there are {', '.join(self.form.names)}"
             )
-        i = law.names.index(name)
-        t = self._t(level)
-        if self.samples is not None:
+        i = self.form.names.index(name)
+        t, method = self._t(level), method or self.intervals
+        if method in ("bootstrap", "posterior"):
+            if self.samples is None:
+                raise FlopwiseError(f"interval: there are no {method} samples; fit with intervals={method!r}")
             low, high = np.quantile(self.samples[:, i], [0.5 - level / 2, 0.5 + level / 2])
+        elif method == "profile" and self.profile(name) is not None:
+            low, high = self.profiles[name].interval(t)
         else:
             half = min(t * float(np.sqrt(self.covariance[i, i])), _WIDEST)
             low, high = self.theta[i] - half, self.theta[i] + half
-        if law.parameters[i].log:
+        if self.form.parameters[i].log:
             low, high = np.exp([max(low, -700.0), min(high, 700.0)])
-        a, b = law.parameters[i].bounds
+        a, b = self.form.parameters[i].bounds
         return float(np.clip(low, a, b)), float(np.clip(high, a, b))
+
+    def profile(self, name: str) -> Profile | None:
+        """The profile likelihood of a parameter, made on first use; None for a fit read from a file without.
+
+        All parameters are profiled together; a parameter that no value is too far for is warned of.
+        """
+        if name in self.profiles or self.problem is None or self.curvature is None:
+            return self.profiles.get(name)
+        from flopwise.laws.starts import bounds
+
+        t, low, high = self._t(0.99), *bounds(self.problem)
+        names, factor = self.form.names, 2 if self.loss in ("log_squared", "squared") else 1
+        found = profile(
+            self.problem, self.theta, self.objective / factor, self.covariance, self.curvature, low, high,
+            list(range(len(names))), t,
+        )  # fmt: skip
+        self.profiles.update(zip(names, found, strict=True))
+        for p, made in zip(self.form.parameters, found, strict=True):
+            below, above = made.open_ends(self._t(0.95))
+            sides = [w for w, open_ in (("smaller", below), ("larger", above)) if open_]
+            if sides and p.name not in self.diagnostics.get("at_bounds", ()):
+                values = np.exp(made.values) if p.log else made.values
+                self.warnings.append(
+                    f"{p.name} is not identified: no {' or '.join(sides)} value is ruled out at 95% (the "
+                    f"profile was followed from {values.min():.3g} to {values.max():.3g})"
+                )
+        return self.profiles[name]
 
     def predict(self, level: float = 0.95, **variables: Any) -> Prediction:
         """The law at new values, numbers or arrays.
@@ -121,7 +173,7 @@ class Fit:
         """
         from scipy.special import ndtri
 
-        law = get(self.law)
+        law = self.form
         x = self._variables(variables)
         beyond = self._beyond(x)
         if beyond > 1 + 1e-9 and law.unready and (reason := law.unready(self.params, self.ranges)):
@@ -129,14 +181,15 @@ class Fit:
                 f"predict: {reason}; it is not extrapolated ({beyond:.3g} times beyond the data)"
             )
         t = self._t(level)
-        middle = on_scale(self.scale, evaluate(law, self.theta, x))
+        middle = self._at(self.theta[None], x)[0]
         if self.samples is not None:
-            drawn = np.stack([on_scale(self.scale, evaluate(law, s, x)) for s in self.samples])
+            drawn = self._at(self.samples, x)
             low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2], axis=0)
             below, above = np.maximum(middle - low, 0.0), np.maximum(high - middle, 0.0)
         else:
-            J = differences(lambda theta: on_scale(self.scale, evaluate(law, theta, x)), self.theta)
-            variance = np.einsum("ij,jk,ik->i", J, self.covariance, J)
+            steps = STEP * np.eye(len(self.theta))
+            J = (self._at(self.theta + steps, x) - self._at(self.theta - steps, x)) / (2 * STEP)
+            variance = np.einsum("ji,jk,ki->i", J, self.covariance, J)
             below = above = np.minimum(t * np.sqrt(np.maximum(variance, 0.0)), _WIDEST)
         run = t * self.scatter
         misfit = (
@@ -152,11 +205,47 @@ class Fit:
         clipped = [back[0], *(np.clip(v, *law.span) for v in back[1:])]
         scalar = all(np.ndim(v) == 0 for v in variables.values())
         value, low, high, mean_low, mean_high = (float(v[0]) if scalar else v for v in clipped)
-        return Prediction(value, low, high, mean_low, mean_high, beyond)
+        return Prediction(value, low, high, mean_low, mean_high, beyond, self._too_far(x))
+
+    def _at(self, theta: np.ndarray, x: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The law [m, n] on the scale of residuals, for parameter sets [m, k]."""
+        with np.errstate(all="ignore"):
+            values = on_scale(self.scale, self.form(named(self.form, theta), x))
+        return np.broadcast_to(values, (len(theta), len(next(iter(x.values())))))
+
+    def _too_far(self, x: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+        """In words: beyond ten times the compute that was fitted, or tokens per parameter never seen."""
+        said = []
+        if {"N", "D"} <= set(self.ranges) and self.problem is not None:
+            seen = {"C": 6 * self.problem.x["N"] * self.problem.x["D"],
+                    "D / N": self.problem.x["D"] / self.problem.x["N"]}  # fmt: skip
+            support = {name: (float(v.min()), float(v.max())) for name, v in seen.items()}
+        else:
+            support = {name: tuple(v) for name, v in self.diagnostics.get("support", {}).items()}
+        asked = dict(x)
+        if {"N", "D"} <= set(x):
+            asked |= {"C": 6 * x["N"] * x["D"], "D / N": x["D"] / x["N"]}
+        if "C" in self.ranges:
+            support["C"] = self.ranges["C"]
+        if "C" in support and (times := float(asked["C"].max()) / support["C"][1]) > 10:
+            said.append(
+                f"C = {asked['C'].max():.3g} is {times:.3g} times the largest that was fitted; beyond 10 times "
+                f"the interval does not know whether the form still holds"
+            )
+        if "D / N" in support:
+            low, high = support["D / N"]
+            ratio = asked["D / N"]
+            if (ratio > 1.5 * high).any() or (ratio < low / 1.5).any():
+                worst = float(ratio[np.argmax(np.maximum(ratio / high, low / ratio))])
+                said.append(
+                    f"{worst:.3g} tokens per parameter; the fitted runs have {low:.3g} to {high:.3g}, and laws "
+                    f"are unreliable outside"
+                )
+        return tuple(said)
 
     def _variables(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The law's variables as arrays of one length, checked."""
-        law = get(self.law)
+        law = self.form
         needs = f"{law.name} needs {' and '.join(law.variables)}"
         for name in law.variables:
             if name not in given:
@@ -169,11 +258,9 @@ class Fit:
                 values = np.atleast_1d(np.asarray(given[name], dtype=float))
             except (TypeError, ValueError):
                 values = np.array([np.nan])
-            if not (
-                np.isfinite(values).all()
-                and (values >= 0).all()
-                and (name in law.from_zero or (values > 0).all())
-            ):
+            least = -np.inf if name in law.signed else 0.0
+            zero = name in law.from_zero or name in law.signed
+            if not (np.isfinite(values).all() and (values >= least).all() and (zero or (values > 0).all())):
                 raise FlopwiseError(f"predict: {name} is {str(given[name])[:60]}, must be a number above 0")
             arrays[name] = values
         try:
@@ -187,9 +274,10 @@ class Fit:
         """How many times outside the fitted range, either way; 1 inside."""
         beyond = 1.0
         for name, values in x.items():
-            low, high = self.ranges[name]
-            beyond = max(beyond, float(values.max()) / high)
-            if values.min() > 0:
+            low, high = self.ranges.get(name, (0.0, np.inf))
+            if high > 0:
+                beyond = max(beyond, float(values.max()) / high)
+            if values.min() > 0 and low > 0:
                 beyond = max(beyond, low / float(values.min()))
         return beyond
 
@@ -200,7 +288,7 @@ class Fit:
         """
         from flopwise.laws.optimum import optimum
 
-        law = get(self.law)
+        law = self.form
         if law.variables != ("N", "D"):
             raise FlopwiseError(
                 f"optimal: {law.name} is a law in {', '.join(law.variables)}; it needs one in N and D"
@@ -220,29 +308,48 @@ class Fit:
         return Allocation(C, N, D, at.value, intervals)  # type: ignore[arg-type]
 
     def draws(self, n: int, seed: int = 0) -> list[dict[str, float]]:
-        """Parameter sets from the fit's uncertainty (bootstrap refits, else multivariate t), for plans."""
-        law = get(self.law)
+        """Parameter sets from the fit's uncertainty (bootstrap or posterior, else multivariate t), for plans."""
         rng = np.random.default_rng(seed)
         if self.samples is not None:
-            return [unpack(law, self.samples[i]) for i in rng.integers(len(self.samples), size=n)]
+            return [named(self.form, self.samples[i]) for i in rng.integers(len(self.samples), size=n)]
         z = rng.multivariate_normal(
-            np.zeros(len(law.names)), self.covariance, size=n, check_valid="ignore", method="eigh"
+            np.zeros(len(self.form.names)), self.covariance, size=n, check_valid="ignore", method="eigh"
         )
-        z *= np.sqrt(self.dof / rng.chisquare(self.dof, size=n))[:, None]
-        return [unpack(law, row) for row in self.theta + z]
+        if np.isfinite(self.dof):
+            z *= np.sqrt(self.dof / rng.chisquare(self.dof, size=n))[:, None]
+        return [named(self.form, row) for row in self.theta + z]
+
+    def plot(self, kind: str = "fit", backend: str = "matplotlib", **options: Any) -> Any:
+        """A figure: "fit" (points, curves, bands), "residuals", "profile", "isoflop"; see `laws.plotting`."""
+        from flopwise.laws.plotting import plot
+
+        return plot(self, kind, backend, **options)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON takes it."""
         return {
-            "law": self.law, "formula": get(self.law).formula, "params": self.params,
+            "law": self.law, "formula": self.form.formula, "params": self.params,
             "intervals": {name: list(self.interval(name)) for name in self.params},
             "objective": self.objective,
             "loss": self.loss, "n": self.n, "n_clusters": self.n_clusters, "scatter": self.scatter,
-            "misfit": self.misfit, "dof": self.dof, "covariance": self.covariance.tolist(),
+            "misfit": self.misfit, "dof": self.dof if np.isfinite(self.dof) else None,
+            "fixed": self.fixed, "interval_method": self.intervals,
+            "covariance": self.covariance.tolist(),
             "samples": None if self.samples is None else self.samples.tolist(),
+            "profiles": {
+                name: {"values": p.values.tolist(), "z": p.z.tolist(), "limits": list(p.limits)}
+                for name, p in self.profiles.items()
+            },
             "ranges": {name: list(ends) for name, ends in self.ranges.items()}, "status": self.status,
-            "diagnostics": self.diagnostics, "warnings": self.warnings,
+            "diagnostics": self.diagnostics | {"support": self._support()}, "warnings": self.warnings,
         }  # fmt: skip
+
+    def _support(self) -> dict[str, list[float]]:
+        """Ranges of compute and of tokens per parameter that were fitted, for a law in N and D."""
+        if self.problem is None or not {"N", "D"} <= set(self.problem.x):
+            return self.diagnostics.get("support", {})
+        N, D = self.problem.x["N"], self.problem.x["D"]
+        return {name: [float(v.min()), float(v.max())] for name, v in (("C", 6 * N * D), ("D / N", D / N))}
 
     def to_json(self, path: str | Path) -> None:
         """Write `to_dict`, atomically."""
@@ -258,34 +365,56 @@ class Fit:
             FlopwiseError: no such file, not a fit, or of a law that is not in the catalogue.
         """
         try:
-            d = json.loads(Path(path).read_text(encoding="utf-8"))
-            law = get(str(d["law"]))
-            k = len(law.names)
-            fit = cls(
-                law=law.name, params={name: float(d["params"][name]) for name in law.names},
-                objective=float(d["objective"]), loss=str(d["loss"]), n=int(d["n"]),
-                n_clusters=int(d["n_clusters"]),
-                covariance=np.array(d["covariance"], dtype=float).reshape(k, k), scatter=float(d["scatter"]),
-                dof=float(d["dof"]),
-                ranges={v: (float(d["ranges"][v][0]), float(d["ranges"][v][1])) for v in law.variables},
-                status=str(d["status"]), diagnostics=dict(d["diagnostics"]),
-                warnings=[str(w) for w in d["warnings"]],
-                misfit=float(d.get("misfit") or 0.0),
-                samples=np.array(d["samples"], dtype=float).reshape(-1, k) if d.get("samples") else None,
-            )  # fmt: skip
-            numbers = [
-                *fit.params.values(),
-                *fit.covariance.flat,
-                fit.scatter,
-                fit.misfit,
-                *np.ravel([*fit.ranges.values()]),
-            ]
-            if not (np.isfinite(numbers).all() and fit.dof > 0 and fit.scatter >= 0):
-                raise ValueError("not finite")
-            return fit
+            return _read(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise FlopwiseError(
                 f"fit {path} does not exist; make it with: flopwise fit TABLE --law NAME --out {path}"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, IndexError) as e:
+        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
             raise FlopwiseError(f"fit {path} is not a fit written by flopwise ({type(e).__name__})") from e
+
+
+def _read(d: dict[str, Any]) -> Fit:
+    """A fit from what `Fit.to_dict` gave, checked."""
+    name = str(d["law"])
+    fixed = {str(p): float(v) for p, v in (d.get("fixed") or {}).items()}
+    if "=" in name:
+        kept = {str(p) for p in d["params"]} | set(fixed)
+        found = own(name, ())
+        form = own(name, [v for v in found.names if v not in kept])
+    else:
+        form = get(name)
+    form = form.fix(fixed)
+    loss, k = str(d["loss"]), len(form.names)
+    if loss == "binomial":
+        form = form.from_shares()
+    fit = Fit(
+        form=form, params={p: float(d["params"][p]) for p in form.names},
+        objective=float(d["objective"]), loss=loss, n=int(d["n"]),
+        n_clusters=int(d["n_clusters"]),
+        covariance=np.array(d["covariance"], dtype=float).reshape(k, k), scatter=float(d["scatter"]),
+        dof=np.inf if d["dof"] is None else float(d["dof"]),
+        ranges={str(v): (float(ends[0]), float(ends[1])) for v, ends in d["ranges"].items()},
+        status=str(d["status"]), diagnostics=dict(d["diagnostics"]),
+        warnings=[str(w) for w in d["warnings"]],
+        misfit=float(d.get("misfit") or 0.0),
+        samples=np.array(d["samples"], dtype=float).reshape(-1, k) if d.get("samples") else None,
+        intervals=str(d.get("interval_method") or "delta"), fixed=fixed,
+        profiles={
+            str(p): Profile(
+                np.array(v["values"], dtype=float), np.array(v["z"], dtype=float),
+                (float(v["limits"][0]), float(v["limits"][1])),
+            )
+            for p, v in (d.get("profiles") or {}).items()
+        },
+    )  # fmt: skip
+    numbers = [
+        *fit.params.values(),
+        *fit.covariance.flat,
+        fit.scatter,
+        fit.misfit,
+        *np.ravel([*fit.ranges.values()]),
+    ]
+    if not (np.isfinite(numbers).all() and fit.dof > 0 and fit.scatter >= 0):
+        raise ValueError("not finite")
+    return fit

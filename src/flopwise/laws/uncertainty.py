@@ -1,20 +1,28 @@
-"""How sure a fit is: noise between and within runs, the covariance it leaves, and the cluster bootstrap.
+"""How sure a fit is: the noise, and the covariance of the parameters that it leaves.
 
-Branches of one trunk share its noise, so a ladder has fewer independent pieces of evidence than points. The
-noise is split into a part between clusters and a part within (analysis of variance on the linearised law,
-Henderson 1953, method 3), and Student's t has the degrees of freedom of the part between: with five trunks,
-three of whose freedoms the law uses up, two are left, and intervals are wide because little is known.
+Two estimates, by how much evidence there is. With many independent pieces (runs, or clusters of them) the
+covariance is the M-estimator's sandwich: the law's curvature, as the loss sees it, around the scatter of the
+scores summed over clusters. It holds for noise that differs from point to point, for outliers, and for any
+correlation within a cluster (Huber 1967; Liang and Zeger 1986), with scores enlarged by their leverage, as a
+jackknife would (MacKinnon and White 1985, HC3). With few, that would be a variance from a handful of squares;
+then the noise is taken as normal, split into a part between clusters and one within (analysis of variance on
+the linearised law, Henderson 1953, method 3), and Student's t has the degrees of freedom of the part between:
+with five trunks, three of whose freedoms the law uses up, two are left, and intervals are wide because little
+is known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from flopwise.laws.law import Array
-from flopwise.laws.search import Problem, descend
+
+SANDWICH = 15
+"""Independent pieces of evidence beyond the parameters from which on the sandwich is used."""
+SHARE = 0.7
+"""Half-width, in robust standard deviations, of the window that the density of residuals is counted in."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +30,16 @@ class Spread:
     """Covariance of the searched parameters and the scatter of single runs, with their degrees of freedom."""
 
     covariance: Array
+    curvature: Array
+    """Of the objective, smoothed [k, k]: what its profile would be if the law were linear."""
     between: float
     """Standard deviation between clusters, on the law's scale; 0 where none can be seen."""
     within: float
     dof: float
     seen: bool
     """Whether noise between clusters could be told from the law itself."""
+    how: str
+    """"sandwich", "anova" or "likelihood"."""
 
     @property
     def scatter(self) -> float:
@@ -36,14 +48,90 @@ class Spread:
 
 
 def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
-    """Noise between and within `clusters` [n], from residuals `r` [n] and derivatives `J` [n, k] of a fit."""
+    """Noise and covariance, from residuals `r` [n] and derivatives `J` [n, k] of a fit.
+
+    `clusters` [n]: which points share noise. `delta`: where the loss turns to absolute values.
+    """
     n, k = J.shape
-    inverse = _inverse(J)
+    if clusters is not None and len(np.unique(clusters)) == n:
+        clusters = None
+    pieces = n if clusters is None else len(np.unique(clusters))
+    noise = _anova(J, r, clusters, delta)
+    if pieces - k < SANDWICH:
+        return noise
+    sigma = robust_scale(r, k)
+    soft = _density(r, delta, sigma)
+    curvature = (J.T * soft) @ J
+    inverse = invert(curvature)
+    scores = J * np.clip(r, -delta, delta)[:, None]
+    if clusters is None:
+        leverage = np.einsum("ni,ij,nj->n", J, inverse, J) * soft
+        scores = scores / np.maximum(1 - leverage, 0.1)[:, None]
+        meat = scores.T @ scores
+    else:
+        labels = np.unique(clusters, return_inverse=True)[1]
+        meat = np.zeros((k, k))
+        for g in range(pieces):
+            rows = labels == g
+            hat = (J[rows] * soft[rows, None]) @ inverse @ J[rows].T
+            whole = np.eye(int(rows.sum())) - hat
+            psi = np.linalg.lstsq(whole, np.clip(r[rows], -delta, delta), rcond=1e-2)[0]
+            s = J[rows].T @ psi
+            meat += np.outer(s, s)
+        meat *= (pieces - 1) / pieces
+    dof = float(n - k) if clusters is None else float(pieces - 1)
+    covariance = inverse @ meat @ inverse
+    return Spread(covariance, curvature, noise.between, noise.within, dof, True, "sandwich")
+
+
+def from_likelihood(H: Array, scores: Array, clusters: Array | None, n: int) -> Spread:
+    """Covariance of a maximum-likelihood fit from its second derivative `H` [k, k]; of clusters, the sandwich.
+
+    `scores` [n, k]: derivatives of each row's minus log-likelihood.
+    """
+    inverse = invert(H)
+    pieces = n if clusters is None else len(np.unique(clusters))
+    if clusters is None or pieces == n:
+        return Spread(inverse, H, 0.0, 0.0, np.inf, True, "likelihood")
+    sums = np.stack([scores[clusters == g].sum(axis=0) for g in np.unique(clusters)])
+    meat = sums.T @ sums * pieces / max(pieces - 1, 1)
+    return Spread(inverse @ meat @ inverse, H, 0.0, 0.0, float(max(pieces - 1, 1)), True, "sandwich")
+
+
+def robust_scale(r: Array, k: int) -> float:
+    """Standard deviation of normal residuals from their median size, outliers left aside; k were fitted."""
+    n = len(r)
+    return 1.4826 * float(np.median(np.abs(r))) * float(np.sqrt(n / max(n - k, 1)))
+
+
+def _density(r: Array, delta: float, sigma: float) -> Array:
+    """Expected second derivative of the loss at each point [n].
+
+    For squares it is 1. For Huber's loss it is the chance that a residual is inside delta. Where delta is far
+    below the scatter hardly any point is: the share within a wider window says more, scaled to delta as for
+    normal noise. Points outside the window have none (Powell 1991), so that noise may differ between points.
+    """
+    if delta == np.inf or sigma == 0:
+        return np.ones(len(r))
+    from scipy.special import ndtr
+
+    h = max(delta, SHARE * sigma)
+    inside = (np.abs(r) <= h).astype(float)
+    scale = (2 * ndtr(delta / sigma) - 1) / (2 * ndtr(h / sigma) - 1)
+    return np.maximum(inside * float(scale), 1e-12)
+
+
+def _anova(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
+    """Noise between and within clusters, taken as normal."""
+    n, k = J.shape
+    inverse = invert(J.T @ J, J)
     rss = float(r @ r)
-    pooled = rss / (n - k)
-    if clusters is None or len(np.unique(clusters)) == n:
-        covariance = pooled * efficiency(delta, np.sqrt(pooled)) * inverse
-        return Spread(covariance, 0.0, float(np.sqrt(pooled)), float(n - k), True)
+    pooled = rss / max(n - k, 1)
+    H = J.T @ J * inside(delta, float(np.sqrt(pooled)))
+    whole = float(np.sqrt(pooled))
+    if clusters is None:
+        covariance = pooled * efficiency(delta, whole) * inverse
+        return Spread(covariance, H, 0.0, whole, float(n - k), True, "anova")
     Z = (clusters[:, None] == np.unique(clusters)).astype(float)
     # Directions in which clusters differ and the law is stiff; those it can follow say nothing of the noise.
     basis = _basis(J)
@@ -54,8 +142,8 @@ def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     between_ss = float(np.square(u[:, stiff].T @ r).sum())
     ms_w = max(rss - between_ss, 0.0) / dof_w if dof_w else 0.0
     if dof_b == 0:
-        covariance = pooled * efficiency(delta, np.sqrt(pooled)) * inverse
-        return Spread(covariance, 0.0, float(np.sqrt(pooled)), float(n - k), False)
+        covariance = pooled * efficiency(delta, whole) * inverse
+        return Spread(covariance, H, 0.0, whole, float(n - k), False, "anova")
     ms_b = between_ss / dof_b
     # Expected mean square between clusters: within + per * between.
     per = float(np.square(size[stiff]).mean())
@@ -63,7 +151,14 @@ def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     within = ms_w if between else pooled
     carried = inverse @ J.T @ Z
     covariance = within * efficiency(delta, np.sqrt(within)) * inverse + between * carried @ carried.T
-    return Spread(covariance, float(np.sqrt(between)), float(np.sqrt(within)), float(dof_b), True)
+    return Spread(covariance, H, float(np.sqrt(between)), float(np.sqrt(within)), float(dof_b), True, "anova")
+
+
+def inside(delta: float, sigma: float) -> float:
+    """The chance that normal noise of this size is inside delta: what Huber's loss curves on average."""
+    from scipy.special import ndtr
+
+    return 1.0 if sigma == 0 or delta == np.inf else float(2 * ndtr(delta / sigma) - 1)
 
 
 def efficiency(delta: float, sigma: float) -> float:
@@ -77,48 +172,27 @@ def efficiency(delta: float, sigma: float) -> float:
     if sigma == 0 or delta / sigma > 10:
         return 1.0
     c = max(delta / sigma, 1e-6)
-    inside = 2 * ndtr(c) - 1
+    within = 2 * ndtr(c) - 1
     density = np.exp(-(c**2) / 2) / np.sqrt(2 * np.pi)
-    return float((inside - 2 * c * density + 2 * c**2 * ndtr(-c)) / inside**2)
+    return float((within - 2 * c * density + 2 * c**2 * ndtr(-c)) / within**2)
 
 
-def bootstrap(
-    problem: Problem, theta: Array, clusters: Array | None, n: int, seed: int,
-    progress: Callable[[float], None] | None = None,
-) -> tuple[Array, int]:  # fmt: skip
-    """Parameters [m, k] refitted to `n` resamples of whole clusters, and how many did not converge.
+def invert(H: Array, J: Array | None = None) -> Array:
+    """H^-1 with columns scaled alike; a direction the data do not see gets a huge variance, not none.
 
-    Each starts from the fit `theta`. A resample with too few different points for the law is drawn again;
-    refits that did not converge are left out.
+    `J` with J'J = H, where there is one, keeps twice the digits.
     """
-    rng = np.random.default_rng(seed)
-    labels = np.arange(len(problem.y)) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    members = [np.flatnonzero(labels == g) for g in range(labels.max() + 1)]
-    k, out, failed = len(theta), [], 0
-    for i in range(n):
-        for _ in range(100):
-            rows = np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
-            x = {name: values[rows] for name, values in problem.x.items()}
-            if len(np.unique(np.stack(list(x.values())), axis=1).T) >= k:
-                break
-        end = descend(replace(problem, x=x, y=problem.y[rows]), theta, 300)
-        if end.converged:
-            out.append(end.theta)
-        else:
-            failed += 1
-        if progress:
-            progress((i + 1) / n)
-    return np.array(out).reshape(-1, k), failed
-
-
-def _inverse(J: Array) -> Array:
-    """(J'J)^-1 with columns scaled alike; a direction the data do not see gets a huge variance, not none."""
-    norms = np.linalg.norm(J, axis=0)
+    norms = np.sqrt(np.maximum(np.diag(H), 0.0)) if J is None else np.linalg.norm(J, axis=0)
     norms = np.where(norms > 0, norms, 1.0)
-    _, s, vt = np.linalg.svd(J / norms, full_matrices=False)
-    # A floor of 1e-5 means a variance 1e10 times the best: "not identified", yet sums keep their digits.
-    s = np.maximum(s, 1e-5 * s.max())
-    return (vt.T / s**2) @ vt / np.outer(norms, norms)
+    if J is None:
+        values, vectors = np.linalg.eigh(H / np.outer(norms, norms))
+        s2, vt = values, vectors.T
+    else:
+        _, s, vt = np.linalg.svd(J / norms, full_matrices=False)
+        s2 = s**2
+    # A floor of 1e-10 means a variance 1e10 times the best: "not identified", yet sums keep their digits.
+    s2 = np.maximum(s2, 1e-10 * s2.max())
+    return (vt.T / s2) @ vt / np.outer(norms, norms)
 
 
 def _basis(A: Array) -> Array:

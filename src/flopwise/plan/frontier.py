@@ -60,8 +60,6 @@ def plan(fits: Fit | Sequence[Fit], budget: float, demand: float = 0.0, seed: in
     Raises:
         FlopwiseError: no fit, a law in other variables, a budget not above 0 or that inference eats up.
     """
-    from flopwise.laws import get
-
     fits = list(fits) if isinstance(fits, Sequence) else [fits]
     if not fits:
         raise FlopwiseError(
@@ -72,9 +70,9 @@ def plan(fits: Fit | Sequence[Fit], budget: float, demand: float = 0.0, seed: in
             f"plan: budget is {budget} FLOPs and demand {demand} tokens; a budget above 0 is needed"
         )
     for f in fits:
-        if get(f.law).variables != ("N", "D"):
+        if f.form.variables != ("N", "D"):
             raise FlopwiseError(
-                f"plan: {f.law} is a law in {', '.join(get(f.law).variables)}; plans need one in N and D"
+                f"plan: {f.law} is a law in {', '.join(f.form.variables)}; plans need one in N and D"
             )
     if 2 * demand >= budget:
         raise FlopwiseError(

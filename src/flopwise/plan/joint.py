@@ -51,11 +51,9 @@ def coverage_draws(fit: Fit, losses: np.ndarray, k: float, seed: int) -> np.ndar
 
     They join the uncertainty of the loss, that of the fit, and the scatter of single models around the law.
     """
-    from flopwise.laws import get
-
     sets = fit.draws(len(losses), seed)
     params = {name: np.array([s[name] for s in sets]) for name in fit.params}
-    values = get(fit.law).function(params, {"loss": losses, "k": np.full(len(losses), float(k))})
+    values = fit.form(params, {"loss": losses, "k": np.full(len(losses), float(k))})
     scatter = np.random.default_rng((seed, 1)).standard_t(fit.dof, len(losses)) * fit.scatter
     return np.clip(values + scatter, 0.0, 1.0)
 

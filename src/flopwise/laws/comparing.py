@@ -1,0 +1,176 @@
+"""Which law to believe: judged by predicting held-out scale, never by how well it fits what it saw."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from flopwise.errors import FlopwiseError
+from flopwise.laws.backtesting import Backtest, backtest
+from flopwise.laws.fitting import fit
+from flopwise.laws.law import Law, get
+from flopwise.laws.result import Fit, Prediction
+
+SIMPLER = 0.9
+"""A form with more parameters must bring the error below this share of the simpler one's to displace it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen fit, on all data, with every candidate's trial."""
+
+    fit: Fit
+    fits: list[Fit]
+    trials: list[Backtest]
+    reasons: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON takes it."""
+        return {
+            "chosen": self.fit.law, "reasons": self.reasons, "fits": [f.to_dict() for f in self.fits],
+            "trials": [t.to_dict() for t in self.trials],
+        }  # fmt: skip
+
+
+class Comparison(list[Backtest]):
+    """Back-tests of several laws on one table, best first.
+
+    `weights`: of an average of their predictions that errs least on held-out rows (stacking, Breiman 1996),
+    by law; `verdict`: which law wins, or that none does.
+    """
+
+    weights: dict[str, float]
+    verdict: str
+    wins: bool
+    """Whether one law is clearly better than the next."""
+
+    def predict(self, fits: Sequence[Fit], level: float = 0.95, **variables: Any) -> Prediction:
+        """The laws' weighted average at new values; the interval spans those of every law with weight.
+
+        `fits`: of these laws to all the data.
+        """
+        used = [(self.weights[f.law], f) for f in fits if self.weights.get(f.law, 0.0) > 0.01]
+        if not used:
+            raise FlopwiseError("predict: none of these fits is of a law that the comparison gives weight")
+        w = np.array([v for v, _ in used]) / sum(v for v, _ in used)
+        made = [f.predict(level=level, **variables) for _, f in used]
+        value = sum(a * np.asarray(p.value) for a, p in zip(w, made, strict=True))
+        ends = {
+            name: how([getattr(p, name) for p in made], axis=0)
+            for name, how in (
+                ("low", np.min), ("high", np.max), ("mean_low", np.min), ("mean_high", np.max),
+            )
+        }  # fmt: skip
+        said = tuple(dict.fromkeys(line for p in made for line in p.warnings))
+        return Prediction(value, extrapolation=max(p.extrapolation for p in made), warnings=said, **ends)
+
+
+def choose(
+    table: Any, candidates: Sequence[str], target: str = "loss", cluster: str | None = None, by: str = "N",
+    seed: int = 0,
+) -> Choice:  # fmt: skip
+    """Choose among forms by back-testing on the largest `by`, then fit the chosen one to everything.
+
+    A form with more parameters must predict better by a tenth to displace one with fewer. The chosen fit
+    carries its back-test's error as `misfit`: beyond the ladder it will hardly do better.
+
+    Raises:
+        FlopwiseError: no candidate can be fitted.
+    """
+    trials, fits, reasons = [], [], []
+    for name in sorted(candidates, key=lambda c: len(get(c).parameters)):
+        try:
+            trial = backtest(name, table, "largest_only", by, cluster, seed, target)
+            fits.append(fit(name, table, cluster=cluster, seed=seed, target=target, intervals="delta"))
+            trials.append(trial)
+        except FlopwiseError as e:
+            reasons.append(f"{name} was left out: {e}")
+    if not trials:
+        raise FlopwiseError(
+            f"choose: no candidate can be fitted; {reasons[0] if reasons else 'none was given'}"
+        )
+    best = 0
+    for i in range(1, len(trials)):
+        if trials[i].rms < SIMPLER * trials[best].rms:
+            best = i
+    trial = trials[best]
+    rule = f"a form with more parameters must be better by {1 - SIMPLER:.0%} to displace a simpler one"
+    reasons.append(
+        f"{trial.law} is chosen: its back-test on the largest {by} errs by {trial.rms:.2%} ({rule})"
+    )
+    reasons += [f"{t.law}: {t.rms:.2%}" for i, t in enumerate(trials) if i != best]
+    return Choice(replace(fits[best], misfit=trial.rms), fits, trials, reasons)
+
+
+def compare(
+    laws: Sequence[str | Law], table: Any, by: str = "C", cluster: str | None = None, seed: int = 0,
+    target: str | None = None, progress: Callable[[float], None] | None = None,
+) -> Comparison:  # fmt: skip
+    """Back-test every form on the largest `by` and on lower thresholds; best first.
+
+    One that cannot be fitted: a warning.
+
+    Raises:
+        FlopwiseError: none can be fitted; the message says why the first cannot.
+    """
+    found, reasons = [], []
+    for i, law in enumerate(laws, 1):
+        name = law if isinstance(law, str) else law.name
+        try:
+            found.append(backtest(law, table, by=by, cluster=cluster, seed=seed, target=target))
+        except FlopwiseError as e:
+            reasons.append(f"{name} was left out: {e}")
+        if progress:
+            progress(i / len(laws))
+    if not found:
+        raise FlopwiseError(f"compare: no law can be fitted; {reasons[0] if reasons else 'none was given'}")
+    for reason in reasons:
+        warnings.warn(reason, stacklevel=2)
+    out = Comparison(sorted(found, key=lambda t: t.rms))
+    out.weights = _stacked(out)
+    out.wins, out.verdict = _verdict(out)
+    return out
+
+
+def _stacked(found: list[Backtest]) -> dict[str, float]:
+    """Weights that sum to 1 and make the average of relative errors least, over rows that all laws predicted.
+
+    Every threshold counts alike, however many rows it holds out.
+    """
+    from scipy.optimize import nnls
+
+    shared = set.intersection(*({t.threshold for t in b.trials} for b in found))
+    rows = []
+    for threshold in sorted(shared):
+        errors = [next(t.errors for t in b.trials if t.threshold == threshold) for b in found]
+        rows.append(np.stack(errors, axis=1) / np.sqrt(len(errors[0])))
+    E = np.concatenate(rows)
+    E = np.clip(E / max(float(np.abs(E).min(axis=1).max()), 1e-12), -1e6, 1e6)
+    # sum w = 1 as a heavy row: min |E w|^2 on the simplex.
+    heavy = 1e3 * max(float(np.linalg.norm(E)), 1.0)
+    w, _ = nnls(np.vstack([E, np.full(len(found), heavy)]), np.append(np.zeros(len(E)), heavy))
+    return {b.law: float(v) for b, v in zip(found, w / w.sum(), strict=True)}
+
+
+def _verdict(found: list[Backtest]) -> tuple[bool, str]:
+    """Whether the first is better than the second by more than the rows' own scatter says."""
+    first = found[0]
+    if len(found) == 1:
+        return (
+            True,
+            f"{first.law} alone could be fitted; it errs by {first.rms:.2%} on the largest {first.by}",
+        )
+    second = found[1]
+    a, b = np.square(first.trials[0].errors), np.square(second.trials[0].errors)
+    n = len(a)
+    gap = float((b - a).mean())
+    noise = float((b - a).std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf
+    start = f"{first.law} errs by {first.rms:.2%} on the largest {first.by}, {second.law} by {second.rms:.2%}"
+    if n > 2 and gap > 2 * noise and first.rms < SIMPLER * second.rms:
+        return True, f"{start}: {first.law} wins"
+    why = "one or two held-out rows cannot tell" if n <= 2 else "within the scatter of the held-out rows"
+    return False, f"{start}: no law wins ({why}); average them by their weights, or hold out more"

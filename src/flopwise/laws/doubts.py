@@ -1,0 +1,200 @@
+"""What a fit cannot be trusted with, in words: refusals before it, warnings after it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from flopwise.errors import FlopwiseError
+from flopwise.laws.law import Array, Law
+from flopwise.laws.objective import named
+from flopwise.laws.search import Minima, descend
+from flopwise.laws.starts import bounds
+from flopwise.laws.uncertainty import Spread, robust_scale
+
+if TYPE_CHECKING:
+    from flopwise.laws.result import Fit
+
+LINE = 0.15
+"""Standard deviation, in logarithms, of one variable around its line in another, below which they are one."""
+OUTLIER = 4.5
+"""Robust standard deviations."""
+RUN_COLUMNS = ("run", "run_id", "trunk", "experiment_id")
+"""Columns that would name the run of a checkpoint."""
+LOOSE = 1.0
+"""Standard error of a logarithm that means "known to no better than a factor of e to 2.7"."""
+
+
+def enough(law: Law, x: Mapping[str, Array], y: Array) -> None:
+    """Raise unless there are points enough, and different enough; the message says which to add."""
+    k, names = len(law.names), ", ".join(x)
+    if len(y) < k + 1:
+        raise FlopwiseError(
+            f"fit: {law.name} has {k} parameters and needs at least {k + 1} points, there are {len(y)}; add "
+            f"{k + 1 - len(y)} (it needs {law.needs or 'its variables to vary'}), hold parameters with --fix, "
+            f"or fit a law with fewer"
+        )
+    for name, values in x.items():
+        if np.ptp(values) == 0 and name not in law.counts:
+            raise FlopwiseError(
+                f"fit: {name} is {values[0]:g} in every row; {law.name} needs it to vary: without that its "
+                f"exponent cannot be told from the floor. Add runs at a third and at three times that {name}"
+            )
+    if law.from_counts:
+        return
+    different = np.unique(np.stack(list(x.values())), axis=1).shape[1]
+    if different < k:
+        raise FlopwiseError(
+            f"fit: {law.name} has {k} parameters, and the {len(y)} rows hold only {different} different "
+            f"({names}); add runs at other {names}"
+        )
+
+
+def look(
+    out: Fit, ends: Minima, noise: Spread, table: Mapping[str, Any], cluster: str | None, target: str
+) -> None:
+    """Append to the fit's warnings whatever a careful reader would want to know."""
+    form, problem = out.form, out.problem
+    assert problem is not None
+    say, k = out.warnings.append, len(form.names)
+    if form.unready and (reason := form.unready(out.params, out.ranges)):
+        out.status = "not_identified"
+        say(reason)
+    if not ends.converged[0]:
+        say(
+            f"the search stopped before it settled (one step more promises {ends.decrease[0]:.1e} of the rest)"
+        )
+    if at_bound := out.diagnostics["at_bounds"]:
+        say(f"at the edge of its range: {', '.join(at_bound)}")
+    if line := on_a_line(problem.x):
+        say(
+            f"{' and '.join(line)} lie on one line, so that their terms cannot be told apart: believe the "
+            f"law along that line only, and vary one of them alone"
+        )
+    if out.n <= k + 2:
+        say(f"{out.n} points for {k} parameters: next to nothing is left to test the law with")
+    _not_identified(out, noise)
+    if not noise.seen:
+        say(
+            f"{out.n_clusters} runs for a law with {k} parameters: how much runs differ cannot be seen and "
+            f"is left out of the intervals; repeat some with another seed"
+        )
+    elif out.n_clusters < 2 * k and out.n_clusters < out.n:
+        say(f"{out.n_clusters} independent runs for {k} parameters: intervals lean on the law's form")
+    if cluster is None:
+        for column in RUN_COLUMNS:
+            if column in table and (g := len(np.unique(np.asarray(table[column]).astype(str)))) < out.n:
+                say(
+                    f"{out.n} rows come from {g} values of {column!r}: points of one run are not independent; "
+                    f"say --cluster {column}"
+                )
+                break
+    if problem.scale != "nll":
+        _rows(out, problem.residuals(ends.theta[:1])[0])
+        _other_loss(out, ends.theta[:1])
+    # _conventions(out, table, target)
+
+
+def _not_identified(out: Fit, noise: Spread) -> None:
+    """Parameters that the data leave open, and directions that are flat."""
+    form = out.form
+    errors = np.sqrt(np.diag(noise.covariance))
+    loose = [
+        p.name
+        for p, e, v in zip(form.parameters, errors, out.theta, strict=True)
+        if e > (LOOSE if p.log else 2 * max(abs(v), 1e-12))
+    ]
+    flat = out.diagnostics["flat_directions"]
+    if flat:
+        out.warnings.append(
+            f"the data do not see the direction {' , '.join(f'{n} {v:+g}' for n, v in flat[0].items())}: "
+            f"{' and '.join(flat[0])} can move together without any change"
+        )
+    elif loose:
+        out.warnings.append(
+            f"not identified to within a factor of e: {', '.join(loose)}; the law's predictions may still be "
+            f"sure, its parameters are not"
+        )
+    elif out.diagnostics["condition"] > 1e4:
+        out.warnings.append(
+            f"parameters trade off against each other (condition {out.diagnostics['condition']:.0e}); trust "
+            f"predictions more"
+        )
+
+
+def _rows(out: Fit, r: Array) -> None:
+    """Outliers, by row; and rows that are there twice."""
+    problem = out.problem
+    assert problem is not None
+    n, k = len(r), len(out.form.names)
+    sigma = robust_scale(r, k)
+    if n >= 2 * k and sigma > 0:
+        far = np.flatnonzero(np.abs(r) > OUTLIER * sigma)
+        if len(far):
+            worst = far[np.argsort(-np.abs(r[far]))][:5]
+            unit = (lambda v: f"{np.expm1(-v):+.1%}") if problem.scale == "log" else (lambda v: f"{-v:+.3g}")
+            named_rows = ", ".join(f"row {i + 1} ({unit(r[i])})" for i in worst)
+            more = f" and {len(far) - len(worst)} more" if len(far) > len(worst) else ""
+            out.warnings.append(
+                f"far from the law, beyond {OUTLIER:g} robust standard deviations: {named_rows}{more}; look at "
+                f"them, and see whether the fit depends on them (--loss robust)"
+            )
+    rows = np.stack([*problem.x.values(), problem.y], axis=1)
+    _, first, counts = np.unique(rows, axis=0, return_index=True, return_counts=True)
+    if (twice := int((counts - 1).sum())) and out.n_clusters == out.n:
+        i = int(first[np.argmax(counts)])
+        out.warnings.append(
+            f"{twice} rows repeat another in every column that is used (row {i + 1} is one): if they are one "
+            f"run, leave the copies out; they make intervals too narrow"
+        )
+
+
+def _other_loss(out: Fit, theta: Array) -> None:
+    """Where another sensible loss gives another answer, by more than the standard error."""
+    problem = out.problem
+    assert problem is not None
+    if out.loss in ("log_huber", "robust"):
+        other, how = replace(problem, delta=np.inf), "squares"
+    else:
+        sigma = robust_scale(problem.residuals(theta)[0], theta.shape[1])
+        if sigma == 0:
+            return
+        other, how = replace(problem, delta=1.345 * sigma), "a robust loss"
+    end = descend(other, theta, *bounds(other), limit=60, newton=False)
+    errors = np.sqrt(np.diag(out.covariance))
+    apart = np.abs(end.theta[0] - theta[0]) / np.maximum(errors, 1e-12)
+    if apart.max() > 1:
+        then = named(out.form, end.theta[0])
+        worst = int(np.argmax(apart))
+        name = out.form.names[worst]
+        rest = [n for n, a in zip(out.form.names, apart, strict=True) if a > 1 and n != name]
+        also = f"; also {', '.join(rest)}" if rest else ""
+        out.warnings.append(
+            f"the loss matters: {name} is {out.params[name]:.4g} by {out.loss} and {then[name]:.4g} by {how}, "
+            f"{apart[worst]:.1f} standard errors apart{also}"
+        )
+    out.diagnostics["other_loss"] = {"loss": how, "params": named(out.form, end.theta[0])}
+
+
+def _conventions(out: Fit, table: Mapping[str, Any], target: str) -> None:
+    """Columns that contradict each other: N with and without embeddings, C that is not 6 N D."""
+    from flopwise.records.conventions import conventions
+
+    out.warnings += conventions(table, (*out.form.variables, target))
+
+
+def on_a_line(x: Mapping[str, Array]) -> list[str]:
+    """A pair of variables whose logarithms are one line."""
+    names = [name for name, values in x.items() if (values > 0).all() and np.ptp(values) > 0]
+    for i, a in enumerate(names):
+        for b in names[i + 1 :]:
+            u, v = (np.log(x[n]) - np.log(x[n]).mean() for n in (a, b))
+            if np.std(u) < 1e-12 or np.std(v) < 1e-12:
+                continue
+            around = np.std(v - u * (u @ v) / (u @ u))
+            if around < min(LINE, 0.1 * np.std(v)):
+                return [a, b]
+    return []
