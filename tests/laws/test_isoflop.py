@@ -54,7 +54,7 @@ def test_the_bias_of_a_grid_that_drifts_off_centre_is_what_the_report_says():
         assert found.law("N").exponents["C"] == found.a  # the correction is told, never applied
         ratios = [b.N / optimal_size(HOFFMANN, b.C) for b in found.budgets]
         assert found.bias.minima == pytest.approx(ratios, rel=1e-3)
-    assert given.bias.centres[0] > 2 and given.bias.centres[-1] < 0.5 and not given.bias.fitted
+    assert given.bias.centres[0] > 2 and given.bias.centres[-1] < 0.6 and not given.bias.fitted
 
 
 def test_a_grid_off_centre_by_one_factor_moves_minima_and_not_the_exponent():
@@ -122,11 +122,11 @@ def test_tokens_follow_the_tables_own_count_of_compute():
     table = curves(EVEN, centred(EVEN))
     per = 6 * (table["N"] / 1e9) ** -0.1
     table["D"] = table["C"] / (per * table["N"])
-    for b in isoflop(table, bias=False).budgets:
-        assert b.D * 6 * (b.N / 1e9) ** -0.1 * b.N / b.C == pytest.approx(1, rel=1e-6)
+    found = [b.D * 6 * (b.N / 1e9) ** -0.1 * b.N / b.C for b in isoflop(table, bias=False).budgets]
+    assert found == pytest.approx([1.0] * 5, rel=1e-6)
     without = {name: table[name] for name in ("N", "C", "loss")}
-    for b in isoflop(without, bias=False).budgets:
-        assert 6 * b.D * b.N / b.C == pytest.approx(1, rel=1e-9)
+    found = [6 * b.D * b.N / b.C for b in isoflop(without, bias=False).budgets]
+    assert found == pytest.approx([1.0] * 5, rel=1e-9)
 
 
 def test_budgets_without_a_minimum_are_left_out_in_words():
