@@ -1,0 +1,241 @@
+"""Best settings before a law is fitted: the minimum over a learning rate, and bowls in rate and batch.
+
+A law of the best loss needs the best loss at each size and budget. `best_of` takes it from a sweep over one
+setting. `bowls` fits a quadratic in two logarithms, as of learning rate and batch size, around the best run
+of each size and budget, and `tuned` the power laws of its minima (Li et al. 2025, arXiv 2503.04715: lr* =
+c N^a D^b, B* = d D^e; the loss is convex in the two logarithms).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from flopwise.errors import FlopwiseError
+from flopwise.laws.isoflop_lines import PowerLaw, power_law
+from flopwise.laws.law import Array
+
+_TERMS = 6
+"""Of a quadratic in two variables."""
+
+
+def best_of(
+    table: Any, group: Sequence[str] = ("N", "D"), over: str = "lr", target: str = "loss"
+) -> dict[str, Array]:
+    """One row per group: the lowest `target` over a setting, to fit a law to.
+
+    Where the lowest run has neighbours on both sides, the minimum of the parabola in log `over` through the
+    three; else the lowest run as it is. Runs of one setting count with their mean.
+
+    Returns:
+        Columns of the groups, `over` and `target` at the minimum, every other column that is constant within
+        all groups, `how` ("parabola", "edge": lowest at the smallest or largest setting of three or more,
+        "few": one or two settings) and `runs`.
+
+    Raises:
+        FlopwiseError: a column is missing, or `over` or `target` not above 0.
+    """
+    table = _mapping(table)
+    over_values, y = (_positive(table, name, "best_of") for name in (over, target))
+    members = _groups(table, group, "best_of")
+    rows = [_best(over_values[m], y[m]) for m in members]
+    firsts = np.array([m[0] for m in members])
+    out = {
+        name: np.asarray(values)[firsts]
+        for name, values in table.items()
+        if name not in (over, target) and all(len(set(np.asarray(values)[m].tolist())) == 1 for m in members)
+    }
+    return out | {
+        over: np.array([r[0] for r in rows]), target: np.array([r[1] for r in rows]),
+        "how": np.array([r[2] for r in rows]), "runs": np.array([len(m) for m in members]),
+    }  # fmt: skip
+
+
+def _best(setting: Array, y: Array) -> tuple[float, float, str]:
+    values, of = np.unique(setting, return_inverse=True)
+    mean = np.bincount(of, y) / np.bincount(of)
+    i = int(mean.argmin())
+    if len(values) < 3:
+        return float(values[i]), float(mean[i]), "few"
+    if i in (0, len(values) - 1):
+        return float(values[i]), float(mean[i]), "edge"
+    x = np.log(values[i - 1 : i + 2]) - np.log(values[i])
+    c, b, a = np.polynomial.polynomial.polyfit(x, mean[i - 1 : i + 2], 2)
+    if a <= 0:  # three equal losses
+        return float(values[i]), float(mean[i]), "edge"
+    at = -b / (2 * a)
+    return float(values[i] * np.exp(at)), float(c + b * at / 2), "parabola"
+
+
+@dataclass(frozen=True)
+class Bowl:
+    """A quadratic in the logarithms of two settings around a group's best run.
+
+    `at`: settings at the minimum, None where it is not to be used (`warning` says why); `se`: standard errors
+    of their logarithms; `loss` at the minimum; `n` runs in the fit; `scatter` of log loss around it.
+    """
+
+    group: dict[str, float]
+    at: dict[str, float] | None
+    se: dict[str, float] | None
+    loss: float | None
+    n: int
+    scatter: float | None
+    warning: str = ""
+
+
+@dataclass
+class Tuned:
+    """Bowls of all groups and power laws of the best settings in the group's columns."""
+
+    bowls: list[Bowl]
+    laws: dict[str, PowerLaw]
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self, level: float = 0.95) -> dict[str, Any]:
+        """All of it, as JSON takes it."""
+        return {
+            "bowls": [asdict(b) for b in self.bowls],
+            "laws": {name: law.to_dict(level) for name, law in self.laws.items()}, "warnings": self.warnings,
+        }  # fmt: skip
+
+
+def bowls(
+    table: Any, settings: tuple[str, str] = ("lr", "bs_tokens"), group: Sequence[str] = ("N", "D"),
+    target: str = "loss", within: float = 0.02,
+) -> list[Bowl]:  # fmt: skip
+    """The best pair of settings of each group, by a quadratic bowl in their logarithms.
+
+    Args:
+        within: runs whose loss is within this share of the group's lowest are fitted: farther out the bowl is
+            no quadratic.
+
+    Raises:
+        FlopwiseError: a column is missing, a value is not above 0, or `within` is not.
+    """
+    if not 0 < within < 10:
+        raise FlopwiseError(f"bowls: within is {within}, must be above 0, as 0.02 for 2% of the lowest loss")
+    table = _mapping(table)
+    first, second = settings
+    u, v, y = (np.log(_positive(table, name, "bowls")) for name in (first, second, target))
+    out = []
+    for m in _groups(table, group, "bowls"):
+        near = m[y[m] <= y[m].min() + np.log1p(within)]
+        label = {name: float(np.asarray(table[name])[m[0]]) for name in group}
+        box = np.array([[s[m].min(), s[m].max()] for s in (u, v)])
+        out.append(_bowl(label, settings, np.stack([u[near], v[near]]), y[near], box))
+    return out
+
+
+def _bowl(label: dict[str, float], settings: tuple[str, str], x: Array, y: Array, box: Array) -> Bowl:
+    n = len(y)
+
+    def refused(why: str) -> Bowl:
+        return Bowl(label, None, None, None, n, None, why)
+
+    if n < _TERMS + 2 or min(len(np.unique(s)) for s in x) < 3:
+        return refused(
+            f"{n} runs near the best with {len(np.unique(x[0]))} and {len(np.unique(x[1]))} settings: a bowl "
+            f"needs {_TERMS + 2} with 3 each; widen `within`"
+        )
+    middle = x.mean(axis=1)
+    p, q = x - middle[:, None]
+    X = np.stack([np.ones(n), p, q, p * p, p * q, q * q], axis=1)
+    beta, _, rank, _ = np.linalg.lstsq(X, y, rcond=None)
+    if rank < _TERMS:
+        return refused("the runs near the best lie on one curve of the two settings")
+    H = np.array([[2 * beta[3], beta[4]], [beta[4], 2 * beta[5]]])
+    if np.linalg.eigvalsh(H)[0] <= 0:
+        return refused("the surface is not convex: no minimum")
+    shift = -np.linalg.solve(H, beta[1:3])
+    at = middle + shift
+    for name, value, (low, high) in zip(settings, at, box, strict=True):
+        if not low <= value <= high:
+            return refused(
+                f"the minimum is at {name} {np.exp(value):.3g}, outside {np.exp(low):.3g} to "
+                f"{np.exp(high):.3g}"
+            )
+    r = y - X @ beta
+    scatter = float(np.sqrt(r @ r / (n - _TERMS)))
+    # The minimum solves H s + g = 0: ds = -H^-1 (dg + dH s).
+    s0, s1 = shift
+    by_beta = np.array([[0, 1, 0, 2 * s0, s1, 0], [0, 0, 1, 0, s0, 2 * s1]])
+    D = -np.linalg.solve(H, by_beta)
+    covariance = scatter**2 * D @ np.linalg.inv(X.T @ X) @ D.T
+    low = beta[0] + beta[1:3] @ shift / 2
+    return Bowl(
+        label, dict(zip(settings, map(float, np.exp(at)), strict=True)),
+        dict(zip(settings, map(float, np.sqrt(np.diag(covariance))), strict=True)),
+        float(np.exp(low)), n, scatter,
+    )  # fmt: skip
+
+
+def tuned(
+    table: Any, settings: tuple[str, str] = ("lr", "bs_tokens"), group: Sequence[str] = ("N", "D"),
+    target: str = "loss", within: float = 0.02,
+    laws: Mapping[str, Sequence[str]] | None = None, weighted: bool = False,
+) -> Tuned:  # fmt: skip
+    """Power laws of the best settings, by the minima of bowls.
+
+    Args:
+        laws: which of the group's columns each setting depends on, as {"lr": ("N", "D"), "bs_tokens":
+            ("D",)}; by default each on all.
+        weighted: minima count by their standard errors, instead of alike.
+
+    Raises:
+        FlopwiseError: as `bowls`, or too few minima for a law.
+    """
+    found = bowls(table, settings, group, target, within)
+    usable = [b for b in found if b.at is not None and b.se is not None]
+    if not usable:
+        raise FlopwiseError(
+            f"tuned: none of {len(found)} groups has a minimum; the first: {found[0].warning}"
+        )
+    out = Tuned(found, {})
+    for name, variables in (laws or dict.fromkeys(settings, tuple(group))).items():
+        if name not in settings or not set(variables) <= set(group):
+            raise FlopwiseError(
+                f"tuned: law of {name!r} in {', '.join(variables)}: settings are {', '.join(settings)}, "
+                f"columns {', '.join(group)}"
+            )
+        y = np.array([(b.at or {})[name] for b in usable])
+        se = np.array([(b.se or {})[name] for b in usable]) if weighted else None
+        x = {v: np.array([b.group[v] for b in usable]) for v in variables}
+        out.laws[name] = power_law(name, y, x, se, who="tuned")
+    if left := len(found) - len(usable):
+        out.warnings.append(f"{left} of {len(found)} groups have no minimum to use; see their own warnings")
+    return out
+
+
+def _mapping(table: Any) -> Mapping[str, Any]:
+    from flopwise.records.table import read_table
+
+    return table if isinstance(table, Mapping) else read_table(table)
+
+
+def _positive(table: Mapping[str, Any], name: str, who: str) -> Array:
+    from flopwise.records.table import numbers
+
+    values = numbers(table, name, who)
+    if (values <= 0).any():
+        row = int(np.argmax(values <= 0))
+        raise FlopwiseError(f"{who}: column {name!r} holds {values[row]:g} in row {row + 1}, must be above 0")
+    return values
+
+
+def _groups(table: Mapping[str, Any], group: Sequence[str], who: str) -> list[Array]:
+    """Rows of each group, in the order of the groups' values."""
+    from flopwise.records.table import require
+
+    if isinstance(group, str) or not group:
+        raise FlopwiseError(f"{who}: group is {group!r}, must be a list of columns, as ['N', 'D']")
+    labels = []
+    for name in group:
+        require(table, name, who)
+        labels.append(np.unique(np.asarray(table[name]), return_inverse=True)[1])
+    _, of = np.unique(np.stack(labels), axis=1, return_inverse=True)
+    of = of.ravel()
+    return [np.flatnonzero(of == i) for i in range(of.max() + 1)]
