@@ -196,6 +196,13 @@ def test_bad_tables_are_told_in_one_line(change, match):
     assert "\n" not in str(e.value)
 
 
+def test_a_bias_that_cannot_be_told_is_said_so():
+    table = curves(HOFFMANN, centred(HOFFMANN), noise=0.001)
+    overtraining = fit("overtraining", table)
+    found = isoflop(table, bias=overtraining)
+    assert found.bias is None and "not of overtraining" in found.warnings[-1]
+
+
 def test_everything_goes_to_json():
     d = json.loads(json.dumps(isoflop(curves(HOFFMANN, centred(HOFFMANN), noise=0.002)).to_dict()))
     assert set(d) == {"grouping", "method", "budgets", "laws", "bias", "warnings"}
@@ -314,3 +321,12 @@ def test_the_bias_of_approach_2_on_chinchilla(published):
     assert abs(off(np.geomspace(7e7, 1.6e10, 9), "log")) < 0.001
     good = isoflop(curves(params, centred(params), budgets=budgets), scale="plain", bias=fitted)
     assert abs(good.bias.off["plain"]) < 1e-6 and good.bias.minima[0] == pytest.approx(1, abs=0.02)
+
+
+def test_two_approaches_that_disagree_are_told(published):
+    # Kaplan's warm-up and decay: models are the worse the fewer steps they take, which no Chinchilla law has.
+    points = published("porian_isoflop/isoflop_points.csv")
+    rows = only(points, points["setting"] == "rw|base|long|kaplan|standard|val")
+    found = isoflop({n: rows[n] for n in ("N", "D", "C", "loss")}, window=8.0)
+    assert found.bias.true < found.law("N").interval("C")[0] - 0.1
+    assert any("the two disagree" in w for w in found.warnings)

@@ -164,7 +164,7 @@ def _show_bias(console: Any, made: Isoflop) -> None:
     """What the method returns for a law that is known."""
     assert made.bias is not None
     kind = "weighted" if "weighted" in made.bias.found else "plain"
-    off = [f"{m - 1:+.0%}" for m in made.bias.minima if m is not None]
+    off = [f"{m - 1:+.1%}" for m in made.bias.minima if m is not None]
     console.print(
         f"bias: on noise-free losses of the Chinchilla law fitted to this table the same method finds "
         f"the exponent {made.bias.found[kind]:.4f} where {made.bias.true:.4f} is true, and N* off by "

@@ -128,7 +128,7 @@ def _say(out: Bias, laws: Mapping[str, Mapping[str, PowerLaw]], kept: int) -> No
     if out.fitted and not low <= out.true <= high:
         out.warnings.append(
             f"approach 3 on the same table says exponent {out.true:.3f}, outside the interval {low:.3f} to "
-            f"{high:.3f} of the minima: the Chinchilla form does not hold here, or not for all of these runs"
+            f"{high:.3f} of the minima: the two disagree, by the form, runs far from the optimum or noise"
         )
     if kept < len(out.minima):
         out.warnings.append(
