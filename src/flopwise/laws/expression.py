@@ -160,6 +160,25 @@ def _sigmoid(x: Array) -> Array:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
+def _unbend(r: Array, a: Array) -> Array:
+    """u with u - (1 - a) softplus(u) = r, for a > 0: r far below 0 and r / a far above.
+
+    The left side is monotone and bends one way only, so Newton's steps from the asymptotes cannot fail.
+    """
+    r, bend = np.broadcast_arrays(np.asarray(r, float), 1 - np.asarray(a, float))
+    u = np.where(r < 0, r, r / (1 - bend))
+    for _ in range(60):
+        step = (r - u + bend * np.logaddexp(0.0, u)) / (1 - bend * _sigmoid(u))
+        u = u + step
+        if not (np.abs(step) > 1e-14 * (1 + np.abs(u))).any():
+            break
+    return u
+
+
+def _unbend_slope(r: Node, a: Node) -> Node:
+    return _sub(ONE, mul(_sub(ONE, a), call("sigmoid", call("unbend", r, a))))
+
+
 FUNCTIONS: dict[str, tuple[Callable[..., Array], tuple[Callable[..., Node], ...]]] = {
     "exp": (np.exp, (lambda a: call("exp", a),)),
     "log": (np.log, (lambda a: div(ONE, a),)),
@@ -171,6 +190,14 @@ FUNCTIONS: dict[str, tuple[Callable[..., Array], tuple[Callable[..., Node], ...]
     "tanh": (np.tanh, (lambda a: _sub(ONE, _node("square", call("tanh", a))),)),
     "sigmoid": (_sigmoid, (lambda a: mul(call("sigmoid", a), _sub(ONE, call("sigmoid", a))),)),
     "abs": (np.abs, (lambda a: _node("sign", a),)),
+    "softplus": (lambda a: np.logaddexp(0.0, a), (lambda a: call("sigmoid", a),)),
+    "unbend": (
+        _unbend,
+        (
+            lambda r, a: div(ONE, _unbend_slope(r, a)),
+            lambda r, a: _neg(div(call("softplus", call("unbend", r, a)), _unbend_slope(r, a))),
+        ),
+    ),
     "min": (
         np.minimum,
         (lambda a, b: _node("below", a, b), lambda a, b: _sub(ONE, _node("below", a, b))),

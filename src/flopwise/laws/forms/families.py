@@ -1,0 +1,128 @@
+"""Laws of N and D that bend, couple or tie the terms of Chinchilla's and Kaplan's."""
+
+from __future__ import annotations
+
+from flopwise.laws.forms.dense import EXPONENTS, FACTORS, FLOOR
+from flopwise.laws.law import Law, Parameter, Published, register
+
+COUPLED = register(
+    Law(
+        name="coupled", regime="pretraining", formula="loss = E + A * (N^-alpha + R * D^-beta)^k",
+        parameters=(
+            FLOOR, Parameter("A", (1.0, 1e3)), Parameter("R", (0.1, 1e3)), *EXPONENTS,
+            Parameter("k", (0.3, 1.5)),
+        ),
+        variables=("N", "D"),
+        source="Videau et al. 2026 (Skaling), arXiv 2608.07222; k = 1 is Chinchilla, beta = 1 Kaplan "
+        "with a floor",
+        status="summary",
+        needs="what chinchilla needs, and several budgets at each size",
+    )
+)  # fmt: skip
+
+NESTED = register(
+    Law(
+        name="nested", regime="pretraining",
+        formula="loss = E + ((A * N^-alpha)^(1 / q) + (B * D^-beta)^(1 / q))^q",
+        parameters=(FLOOR, *FACTORS, *EXPONENTS, Parameter("q", (0.1, 2.0))),
+        source="coupled with other parameters: q = 1 is Chinchilla; E = 0 and q = beta is Kaplan's joint law",
+        status="own",
+        needs="what chinchilla needs, and several budgets at each size",
+    )
+)  # fmt: skip
+
+BROKEN = register(
+    Law(
+        name="broken", regime="pretraining",
+        formula="loss = E + A / N^alpha + B / D^beta * (1 + (D / D0)^2)^(-gamma / 2)",
+        parameters=(
+            FLOOR, *FACTORS, *EXPONENTS,
+            Parameter("D0", (0.2, 5.0), unit="D"), Parameter("gamma", (0.01, 1.0)),
+        ),
+        source="break of Caballero et al. 2022, arXiv 2210.14891, eq. 1, put into the data term",
+        status="checked",
+        needs="budgets on both sides of the break; four or more per size",
+    )
+)  # fmt: skip
+
+OVERTRAINING = register(
+    Law(
+        name="overtraining", regime="pretraining",
+        formula="loss = E + (a * M^eta + b * M^-eta) * C^-eta where M = D / N and C = 6 * N * D",
+        parameters=(
+            FLOOR, Parameter("a", (1.0, 1e4)), Parameter("b", (1.0, 1e4)), Parameter("eta", (0.025, 0.6)),
+        ),
+        source="Gadre et al. 2024, arXiv 2403.08540: Chinchilla with equal exponents", status="checked",
+        needs="three sizes, or two and another ratio of tokens to parameters; five points or more",
+        published=(
+            Published({"E": 1.51, "a": 141, "b": 190, "eta": 0.121}, "Gadre et al. 2024", "checked", "C4"),
+            Published(
+                {"E": 1.84, "a": 212, "b": 367, "eta": 0.136}, "Gadre et al. 2024", "checked", "RedPajama"
+            ),
+            Published(
+                {"E": 1.73, "a": 157, "b": 246, "eta": 0.127}, "Gadre et al. 2024", "checked", "RefinedWeb"
+            ),
+        ),
+    )
+)  # fmt: skip
+
+FARSEER = register(
+    Law(
+        name="farseer", regime="pretraining",
+        formula="loss = exp(a3 * N^g3 + b3) + exp(a2 * N^-g2 + b2) * D^-exp(b1 - a1 * N^g1)",
+        parameters=(
+            Parameter("a1", (0.03, 0.3)), Parameter("g1", (0.06, 0.25)),
+            Parameter("b1", (-0.5, 1.5), log=False, bounds=(-20.0, 20.0)),
+            Parameter("a2", (20.0, 200.0)), Parameter("g2", (0.05, 0.2)),
+            Parameter("b2", (-12.0, 0.0), log=False, bounds=(-100.0, 100.0)),
+            Parameter("a3", (-0.1, -0.005), log=False, bounds=(-5.0, 5.0)), Parameter("g3", (0.08, 0.3)),
+            Parameter("b3", (-0.5, 0.5), log=False, bounds=(-20.0, 20.0)),
+        ),
+        source="Li et al. 2025 (Farseer), arXiv 2506.10972", status="summary",
+        needs="a full grid of many sizes and budgets: nine parameters, each exponent g trades with its "
+        "factor and shift; its authors fit it in pieces",
+        published=(
+            Published(
+                {
+                    "a1": 0.124, "g1": 0.123, "b1": 0.424, "a2": 88.01, "g2": 0.1, "b2": -6.287,
+                    "a3": -0.021, "g3": 0.169, "b3": -0.091,
+                },
+                "Li et al. 2025", "summary", "N without embeddings; loss in bits per character",
+            ),
+        ),
+    )
+)  # fmt: skip
+
+PROGRESS = register(
+    Law(
+        name="algorithmic_progress", regime="pretraining",
+        formula="loss = E + A / (N * exp(gN * (year - 2012)))^alpha + B / (D * exp(gD * (year - 2012)))^beta",
+        parameters=(
+            FLOOR, *FACTORS, *EXPONENTS,
+            Parameter("gN", (0.0, 1.0), log=False, bounds=(-5.0, 5.0)),
+            Parameter("gD", (0.0, 1.0), log=False, bounds=(-5.0, 5.0)),
+        ),
+        source="Ho et al. 2024, arXiv 2403.05812, eq. 3, with growth of effective N and D as parameters; "
+        "effective compute doubles in 8.4 months (4.5 to 14.3) there",
+        status="summary",
+        needs="models of one test set over several years, sizes and budgets; the paper sets E to 0",
+        units={"year": "calendar year, fractions too"},
+    )
+)  # fmt: skip
+
+PARALLEL = register(
+    Law(
+        name="parscale", regime="pretraining", formula="loss = E + (A / (N * (kappa * log(P) + 1)))^alpha",
+        parameters=(
+            FLOOR, Parameter("A", (1e-6, 1e3), unit="N"), Parameter("kappa", (0.05, 2.0)),
+            Parameter("alpha", (0.05, 1.2)),
+        ),
+        source="Chen et al. 2025 (ParScale), arXiv 2505.10475, eq. 5", status="summary",
+        needs="several sizes, each with several numbers of parallel streams; tokens alike throughout",
+        units={"P": "parallel streams"},
+        published=(
+            Published({"kappa": 0.39}, "Chen et al. 2025", "summary", "Stack-V2 Python; kappa alone"),
+            Published({"kappa": 0.33}, "Chen et al. 2025", "summary", "Pile; kappa alone"),
+        ),
+    )
+)  # fmt: skip
