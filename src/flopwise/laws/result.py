@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
+from flopwise.laws.advice import slopes
 from flopwise.laws.law import Law, get, own
-from flopwise.laws.objective import STEP, Objective, named, on_scale, searched
+from flopwise.laws.objective import Objective, named, on_scale, searched
 from flopwise.laws.profile import Profile, profile
 
 DRAWS = 400
@@ -71,6 +72,8 @@ class Fit:
     """Degrees of freedom of Student's t; infinite for a likelihood of independent counts."""
     ranges: dict[str, tuple[float, float]]
     status: str
+    dofs: np.ndarray | None = field(default=None, repr=False)
+    """Of each parameter's own interval [k], where they differ from `dof`."""
     diagnostics: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     misfit: float = 0.0
@@ -102,12 +105,14 @@ class Fit:
         """Parameters as searched [k]."""
         return searched(self.form, self.params)
 
-    def _t(self, level: float) -> float:
+    def t(self, level: float, name: str = "") -> float:
+        """Half-width of an interval of this level in standard errors: of a parameter, or of predictions."""
         from scipy.special import ndtri, stdtrit
 
         if not 0 < level < 1:
             raise FlopwiseError(f"level is {level}, must be between 0 and 1, as 0.95")
-        return float(stdtrit(self.dof, 0.5 + level / 2) if np.isfinite(self.dof) else ndtri(0.5 + level / 2))
+        dof = self.dof if not name or self.dofs is None else float(self.dofs[self.form.names.index(name)])
+        return float(stdtrit(dof, 0.5 + level / 2) if np.isfinite(dof) else ndtri(0.5 + level / 2))
 
     def interval(self, name: str, level: float = 0.95, method: str = "") -> tuple[float, float]:
         """Confidence interval of a parameter.
@@ -120,7 +125,7 @@ class Fit:
                 f"interval: {self.law} has no parameter {name!r}; there are {', '.join(self.form.names)}"
             )
         i = self.form.names.index(name)
-        t, method = self._t(level), method or self.intervals
+        t, method = self.t(level, name), method or self.intervals
         if method in ("bootstrap", "posterior"):
             if self.samples is None:
                 raise FlopwiseError(f"interval: there are no {method} samples; fit with intervals={method!r}")
@@ -144,7 +149,7 @@ class Fit:
             return self.profiles.get(name)
         from flopwise.laws.starts import bounds
 
-        t, low, high = self._t(0.99), *bounds(self.problem)
+        t, low, high = self.t(0.99), *bounds(self.problem)
         names, factor = self.form.names, 2 if self.loss in ("log_squared", "squared") else 1
         found = profile(
             self.problem, self.theta, self.objective / factor, self.covariance, self.curvature, low, high,
@@ -152,7 +157,7 @@ class Fit:
         )  # fmt: skip
         self.profiles.update(zip(names, found, strict=True))
         for p, made in zip(self.form.parameters, found, strict=True):
-            below, above = made.open_ends(self._t(0.95))
+            below, above = made.open_ends(self.t(0.95, p.name))
             sides = [w for w, open_ in (("smaller", below), ("larger", above)) if open_]
             if sides and p.name not in self.diagnostics.get("at_bounds", ()):
                 values = np.exp(made.values) if p.log else made.values
@@ -180,15 +185,14 @@ class Fit:
             raise FlopwiseError(
                 f"predict: {reason}; it is not extrapolated ({beyond:.3g} times beyond the data)"
             )
-        t = self._t(level)
-        middle = self._at(self.theta[None], x)[0]
+        t = self.t(level)
+        middle = self.at(self.theta[None], x)[0]
         if self.samples is not None:
-            drawn = self._at(self.samples, x)
+            drawn = self.at(self.samples, x)
             low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2], axis=0)
             below, above = np.maximum(middle - low, 0.0), np.maximum(high - middle, 0.0)
         else:
-            steps = STEP * np.eye(len(self.theta))
-            J = (self._at(self.theta + steps, x) - self._at(self.theta - steps, x)) / (2 * STEP)
+            J = slopes(self, x)
             variance = np.einsum("ji,jk,ki->i", J, self.covariance, J)
             below = above = np.minimum(t * np.sqrt(np.maximum(variance, 0.0)), _WIDEST)
         run = t * self.scatter
@@ -207,7 +211,7 @@ class Fit:
         value, low, high, mean_low, mean_high = (float(v[0]) if scalar else v for v in clipped)
         return Prediction(value, low, high, mean_low, mean_high, beyond, self._too_far(x))
 
-    def _at(self, theta: np.ndarray, x: Mapping[str, np.ndarray]) -> np.ndarray:
+    def at(self, theta: np.ndarray, x: Mapping[str, np.ndarray]) -> np.ndarray:
         """The law [m, n] on the scale of residuals, for parameter sets [m, k]."""
         with np.errstate(all="ignore"):
             values = on_scale(self.scale, self.form(named(self.form, theta), x))
@@ -333,6 +337,7 @@ class Fit:
             "objective": self.objective,
             "loss": self.loss, "n": self.n, "n_clusters": self.n_clusters, "scatter": self.scatter,
             "misfit": self.misfit, "dof": self.dof if np.isfinite(self.dof) else None,
+            "dofs": None if self.dofs is None or not np.isfinite(self.dofs).all() else self.dofs.tolist(),
             "fixed": self.fixed, "interval_method": self.intervals,
             "covariance": self.covariance.tolist(),
             "samples": None if self.samples is None else self.samples.tolist(),
@@ -395,6 +400,7 @@ def _read(d: dict[str, Any]) -> Fit:
         covariance=np.array(d["covariance"], dtype=float).reshape(k, k), scatter=float(d["scatter"]),
         dof=np.inf if d["dof"] is None else float(d["dof"]),
         ranges={str(v): (float(ends[0]), float(ends[1])) for v, ends in d["ranges"].items()},
+        dofs=np.array(d["dofs"], dtype=float).reshape(k) if d.get("dofs") else None,
         status=str(d["status"]), diagnostics=dict(d["diagnostics"]),
         warnings=[str(w) for w in d["warnings"]],
         misfit=float(d.get("misfit") or 0.0),

@@ -89,7 +89,7 @@ class _Descent:
             going, waiting = np.concatenate([going, waiting[:room]]), waiting[room:]
             going = self._step(going)
             going = going[self.steps[going] < self.limit]
-        exact = (self.problem.scale != "nll") & (self.cost < 1e-24 * n)
+        exact = (self.problem.scale != "nll") & (self.cost < 1e-24 * n * self.problem.unit)
         self.decrease[exact] = 0.0  # what is left is rounding
         free = ~self.stuck & ~self.fixed
         largest = np.abs(np.where(free, self.gradient, 0.0)).max(axis=1, initial=0.0)
@@ -159,7 +159,7 @@ class _Descent:
         along = np.einsum("bij,bi->bj", vectors, g)
         kept = values > 1e-13
         promised = (np.where(kept, along**2, 0.0) / np.where(kept, values, 1.0)).sum(axis=1)
-        floor = 1e-25 * self.problem.y.shape[-1]
+        floor = 1e-25 * self.problem.y.shape[-1] * self.problem.unit
         self.decrease[rows] = np.maximum(promised, 0.0) / np.maximum(np.abs(cost), floor)
 
 

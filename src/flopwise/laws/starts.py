@@ -31,13 +31,18 @@ def minimise(problem: Objective, n_starts: int, seed: int) -> Minima:
     """Minima, best first: starts are screened, the best walked down roughly, the last few to the end."""
     lower, upper = bounds(problem)
     starts = np.clip(begin(problem, n_starts, seed), lower, upper)
-    order = np.argsort(problem.cost(starts), kind="stable")[:ROUGH]
+    order = np.argsort(problem.cost(starts), kind="stable")[: max(ROUGH, n_starts // 8 if crowded(problem) else 0)]
     # Rough descents in squares: the valley is the same, and it is smoother.
     smooth = Objective(problem.law, problem.x, problem.y, np.inf, problem.scale, problem.weights)
     rough = descend(smooth, starts[order], lower, upper, limit=8 if problem.law.linear else 40, newton=False)
     few = rough.take(_distinct(rough)[:4])
     ends = descend(problem, few.theta, lower, upper)
     return ends.take(np.argsort(ends.cost, kind="stable"))
+
+
+def crowded(problem: Objective) -> bool:
+    """Whether the nonlinear parameters are too many for a grid."""
+    return len(problem.law.names) - len(problem.law.linear if problem.scale != "nll" else ()) > 3
 
 
 def begin(problem: Objective, n: int, seed: int) -> Array:
@@ -50,7 +55,8 @@ def begin(problem: Objective, n: int, seed: int) -> Array:
         points = np.array(list(product(*(_inside(a, b, GRID[len(ranges)]) for a, b in ranges))))
     else:
         low, high = np.array(ranges).T
-        points = low + (high - low) * _even(n, len(ranges), seed)
+        # Every further dimension beyond four takes twice as many.
+        points = low + (high - low) * _even(n * 2 ** min(len(ranges) - 4, 4), len(ranges), seed)
     theta = np.tile(searched(law, {p.name: float(np.sqrt(p.start[0] * p.start[1])) if p.log else
                                    float(np.mean(p.start)) for p in law.parameters}), (len(points), 1))  # fmt: skip
     columns = [law.names.index(p.name) for p in searched_for]

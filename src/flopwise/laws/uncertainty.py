@@ -35,11 +35,17 @@ class Spread:
     between: float
     """Standard deviation between clusters, on the law's scale; 0 where none can be seen."""
     within: float
-    dof: float
+    dofs: Array
+    """Degrees of freedom of each parameter's variance [k]; infinite for a likelihood of independent counts."""
     seen: bool
     """Whether noise between clusters could be told from the law itself."""
     how: str
     """"sandwich", "anova" or "likelihood"."""
+
+    @property
+    def dof(self) -> float:
+        """Of predictions: the least of any parameter."""
+        return float(self.dofs.min())
 
     @property
     def scatter(self) -> float:
@@ -63,25 +69,43 @@ def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     soft = _density(r, delta, sigma)
     curvature = (J.T * soft) @ J
     inverse = invert(curvature)
-    scores = J * np.clip(r, -delta, delta)[:, None]
     if clusters is None:
         leverage = np.einsum("ni,ij,nj->n", J, inverse, J) * soft
-        scores = scores / np.maximum(1 - leverage, 0.1)[:, None]
-        meat = scores.T @ scores
+        scores = J * (np.clip(r, -delta, delta) / np.maximum(1 - leverage, 0.1))[:, None]
+        meat, dofs = scores.T @ scores, np.full(k, float(n - k))
     else:
-        labels = np.unique(clusters, return_inverse=True)[1]
-        meat = np.zeros((k, k))
-        for g in range(pieces):
-            rows = labels == g
-            hat = (J[rows] * soft[rows, None]) @ inverse @ J[rows].T
-            whole = np.eye(int(rows.sum())) - hat
-            psi = np.linalg.lstsq(whole, np.clip(r[rows], -delta, delta), rcond=1e-2)[0]
-            s = J[rows].T @ psi
-            meat += np.outer(s, s)
-        meat *= (pieces - 1) / pieces
-    dof = float(n - k) if clusters is None else float(pieces - 1)
+        meat, dofs = _of_clusters(J, np.clip(r, -delta, delta), soft, inverse, clusters)
     covariance = inverse @ meat @ inverse
-    return Spread(covariance, curvature, noise.between, noise.within, dof, True, "sandwich")
+    return Spread(covariance, curvature, noise.between, noise.within, dofs, True, "sandwich")
+
+
+def _of_clusters(J: Array, psi: Array, soft: Array, inverse: Array, clusters: Array) -> tuple[Array, Array]:
+    """Scatter of the clusters' scores [k, k], and degrees of freedom of each parameter's variance [k].
+
+    What the fit has taken from a cluster's residuals is given back, and the degrees of freedom are those of a
+    chi square with the same mean and variance (Bell and McCaffrey 2002, CR2): few clusters that say much of a
+    parameter count as few.
+    """
+    k = J.shape[1]
+    meat = np.zeros((k, k))
+    lengths, moments = [], []
+    root = np.sqrt(soft)
+    for g in np.unique(clusters):
+        rows = clusters == g
+        X = J[rows] * root[rows, None]
+        values, vectors = np.linalg.eigh(np.eye(len(X)) - X @ inverse @ X.T)
+        enlarge = (vectors / np.sqrt(np.maximum(values, 0.05))) @ vectors.T
+        s = J[rows].T @ (enlarge @ psi[rows])
+        meat += np.outer(s, s)
+        v = enlarge @ X @ inverse
+        lengths.append((v**2).sum(axis=0))
+        moments.append(X.T @ v)
+    L, U = np.array(lengths), np.array(moments)  # [g, k], [g, k, k]: the last axis is the parameter
+    dofs = np.empty(k)
+    for i in range(k):
+        B = np.diag(L[:, i]) - U[:, :, i] @ inverse @ U[:, :, i].T
+        dofs[i] = np.trace(B) ** 2 / max(float((B**2).sum()), 1e-300)
+    return meat, np.clip(dofs, 1.0, len(L))
 
 
 def from_likelihood(H: Array, scores: Array, clusters: Array | None, n: int) -> Spread:
@@ -92,10 +116,11 @@ def from_likelihood(H: Array, scores: Array, clusters: Array | None, n: int) -> 
     inverse = invert(H)
     pieces = n if clusters is None else len(np.unique(clusters))
     if clusters is None or pieces == n:
-        return Spread(inverse, H, 0.0, 0.0, np.inf, True, "likelihood")
+        return Spread(inverse, H, 0.0, 0.0, np.full(len(H), np.inf), True, "likelihood")
     sums = np.stack([scores[clusters == g].sum(axis=0) for g in np.unique(clusters)])
     meat = sums.T @ sums * pieces / max(pieces - 1, 1)
-    return Spread(inverse @ meat @ inverse, H, 0.0, 0.0, float(max(pieces - 1, 1)), True, "sandwich")
+    dofs = np.full(len(H), float(max(pieces - 1, 1)))
+    return Spread(inverse @ meat @ inverse, H, 0.0, 0.0, dofs, True, "sandwich")
 
 
 def robust_scale(r: Array, k: int) -> float:
@@ -131,7 +156,7 @@ def _anova(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     whole = float(np.sqrt(pooled))
     if clusters is None:
         covariance = pooled * efficiency(delta, whole) * inverse
-        return Spread(covariance, H, 0.0, whole, float(n - k), True, "anova")
+        return Spread(covariance, H, 0.0, whole, np.full(k, float(n - k)), True, "anova")
     Z = (clusters[:, None] == np.unique(clusters)).astype(float)
     # Directions in which clusters differ and the law is stiff; those it can follow say nothing of the noise.
     basis = _basis(J)
@@ -143,7 +168,7 @@ def _anova(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     ms_w = max(rss - between_ss, 0.0) / dof_w if dof_w else 0.0
     if dof_b == 0:
         covariance = pooled * efficiency(delta, whole) * inverse
-        return Spread(covariance, H, 0.0, whole, float(n - k), False, "anova")
+        return Spread(covariance, H, 0.0, whole, np.full(k, float(n - k)), False, "anova")
     ms_b = between_ss / dof_b
     # Expected mean square between clusters: within + per * between.
     per = float(np.square(size[stiff]).mean())
@@ -151,7 +176,7 @@ def _anova(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     within = ms_w if between else pooled
     carried = inverse @ J.T @ Z
     covariance = within * efficiency(delta, np.sqrt(within)) * inverse + between * carried @ carried.T
-    return Spread(covariance, H, float(np.sqrt(between)), float(np.sqrt(within)), float(dof_b), True, "anova")
+    return Spread(covariance, H, float(np.sqrt(between)), float(np.sqrt(within)), np.full(k, float(dof_b)), True, "anova")
 
 
 def inside(delta: float, sigma: float) -> float:
