@@ -47,7 +47,9 @@ def connect() -> Any:
     )  # fmt: skip
 
 
-def answer(db: Any, source: Any, question: Question, spelled: Mapping[str, str] | None = None) -> Table:
+def answer(
+    db: Any, source: Any, question: Question, spelled: Mapping[str, str] | None = None, hidden: str = ""
+) -> Table:
     """Columns of a relation (`spelled`: the file's names where the database gave others); closes `db`.
 
     Files, network and Python's variables are out of reach before anything in `question` is read.
@@ -65,17 +67,17 @@ def answer(db: Any, source: Any, question: Question, spelled: Mapping[str, str] 
             query = question.sql.strip().rstrip(";")
             relation, spelled = db.sql(f"SELECT * FROM (\n{query}\n) AS answer"), {}
         names = {spelled.get(c, c): c for c in relation.columns}
-        known, moved, keep = set(map(str.casefold, relation.columns)), {}, list(relation.columns)
+        taken, moved, keep = set(map(str.casefold, relation.columns)), {}, list(relation.columns)
         for name, text in question.rename.items():
             stage = f"map {f'{name}={text}'!r}"
             expression = _expression(text, names, question.who)
             # The table's own columns go before new names, so that a condition means what it meant.
-            alias = name if name.casefold() not in known else f"{name} = {text}"
+            alias = name if name.casefold() not in taken else f"{name} = {text}"
             wider = relation.project(f"*, (\n{expression}\n) AS {quoted(alias)}")
             if len(wider.columns) != len(relation.columns) + 1:
                 raise FlopwiseError(f"{stage}: must be one column or one expression")
             relation = wider
-            known.add(alias.casefold())
+            taken.add(alias.casefold())
             moved[name] = names.get(text, alias)
             if text not in names:
                 keep.append(alias)
@@ -84,12 +86,13 @@ def answer(db: Any, source: Any, question: Question, spelled: Mapping[str, str] 
             relation = relation.filter(question.where)
         _warn_of_case(question, spelled)
         found = arrays(relation, keep)
-    except (duckdb.Error, UnicodeError) as e:
+    except (duckdb.Error, UnicodeError, RuntimeError) as e:
         close = difflib.get_close_matches(text, names, n=1) if stage.startswith("map") else []
         if close:
             hint = f"; did you mean {close[0]!r}?"
         else:
-            hint = "" if relation is None else f"; columns are {', '.join(relation.columns)[:200]}"
+            known = [] if relation is None else [c for c in relation.columns if c != hidden]
+            hint = f"; columns are {', '.join(known)[:200]}" if known else ""
         raise FlopwiseError(one_line(f"{stage}: {reason(e)}{hint}", 600)) from e
     finally:
         db.close()
@@ -163,10 +166,10 @@ def from_columns(table: Table, question: Question) -> Table:
         db.register("given", given)
         db.execute(f"CREATE TABLE source AS SELECT {', '.join(parts)}{rows} FROM given")
         db.unregister("given")
-    except (duckdb.Error, UnicodeError) as e:
+    except (duckdb.Error, UnicodeError, RuntimeError) as e:
         db.close()
         raise FlopwiseError(one_line(f"{question.who} cannot be asked in SQL: {reason(e)}", 300)) from e
-    found = answer(db, db.table("source"), question, spelled)
+    found = answer(db, db.table("source"), question, spelled, hidden=row)
     if question.sql:
         return found
     kept = found.pop(row).astype(int)

@@ -76,7 +76,7 @@ def from_file(path: Path, question: Question) -> Table:
             given = _load(db, path, kind, packing)
         spelled = _spelling(db, given, who)
         _tidy(db)
-    except (duckdb.Error, UnicodeError, OSError) as e:
+    except (duckdb.Error, UnicodeError, OSError, RuntimeError) as e:
         db.close()
         why = _advice(e, head).replace(str(path), "the file")
         raise FlopwiseError(one_line(f"{who} cannot be read as {kind[1:]}: {why}", 600)) from e

@@ -71,7 +71,7 @@ def fetched(source: str | Path) -> Iterator[Path]:
         except FlopwiseError:
             raise
         except HTTPError as e:
-            raise FlopwiseError(f"{who} cannot be fetched: HTTP {e.code} {one_line(e.reason, 60)}") from e
+            raise FlopwiseError(f"{who} cannot be fetched: HTTP {e.code} {one_line(e.reason, 120)}") from e
         except URLError as e:
             raise FlopwiseError(f"{who} cannot be fetched: {one_line(e.reason, 200)}") from e
         except Exception as e:  # each of the file systems has errors of its own
