@@ -151,6 +151,12 @@ def test_a_minimum_at_the_edge_is_refused(method):
     assert all(b.usable for b in found.budgets[1:])
 
 
+def test_sizes_that_differ_by_rounding_are_one():
+    table = curves(EVEN, centred(EVEN), copies=2)
+    table["N"] = table["N"] * np.tile([1.0, 1 + 4e-16], len(table["N"]) // 2)
+    assert isoflop(table, "akima", bias=False).a == pytest.approx(0.5, abs=1e-6)
+
+
 def test_few_budgets_have_minima_and_no_law():
     found = isoflop(curves(EVEN, centred(EVEN), budgets=[1e18, 1e19]))
     assert len(found.budgets) == 2 and found.laws == {} and "needs 3" in found.warnings[0]
@@ -186,6 +192,10 @@ def test_bad_options_are_told_in_one_line(change, match):
         ({"D": None, "C": None}, "no column 'D'"),
         ({"loss": [2.3, 2.2, 2.1, 2.05]}, "none of 1 budgets .* above the largest size"),
         ({"loss": [2.3, 2.2, 2.1]}, "differ in length"),
+        ({"N": [1e8, 2e8, 4e8, 8e298]}, "'N' holds 8e\\+298 in row 4, must be from 1e-100"),
+        ({"N": [], "C": [], "D": [], "loss": []}, "no rows"),
+        ({"loss": [2.1] * 4}, "is flat"),
+        ({"N": [1e8] * 4}, "1 size: a minimum needs 4"),
     ],
 )  # fmt: skip
 def test_bad_tables_are_told_in_one_line(change, match):

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
-from flopwise.laws.isoflop_lines import PowerLaw, power_law, resampled
+from flopwise.laws.isoflop_lines import PowerLaw, positive, power_law, resampled
 from flopwise.laws.law import Array
 
 POINTS = 400
@@ -171,17 +171,11 @@ def at_budgets(table: Any, budgets: Any, run: str = "run", smooth: float = 1.0) 
 
 def _curves(table: Any, run: str, points: int, smooth: float, log_c: Array | None = None) -> _Curves:
     """Every run on one grid of log C."""
-    from flopwise.records.table import numbers, read_table, require
+    from flopwise.records.table import read_table, require
 
     if not isinstance(table, Mapping):
         table = read_table(table)
-    columns = {name: numbers(table, name, "envelope") for name in ("N", "D", "loss")}
-    for name, values in columns.items():
-        if (values <= 0).any():
-            row = int(np.argmax(values <= 0))
-            raise FlopwiseError(
-                f"envelope: column {name!r} holds {values[row]:g} in row {row + 1}, must be above 0"
-            )
+    columns = positive(table, ("N", "D", "loss"), "envelope")
     require(table, run, "envelope: to tell runs apart")
     names, of = np.unique(np.asarray(table[run]).astype(str), return_inverse=True)
     N = np.array([np.exp(np.log(columns["N"][of == i]).mean()) for i in range(len(names))])

@@ -16,7 +16,7 @@ import numpy as np
 
 from flopwise.errors import FlopwiseError
 from flopwise.laws.isoflop_bias import Bias, bias_of
-from flopwise.laws.isoflop_lines import PowerLaw, power_law
+from flopwise.laws.isoflop_lines import PowerLaw, positive, power_law
 from flopwise.laws.isoflop_minimum import METHODS, SCALES, Budget, Curve, noises, optimum, windowed
 from flopwise.laws.law import Array
 from flopwise.laws.result import Fit
@@ -189,19 +189,20 @@ def group(C: Array, tolerance: float) -> list[Array]:
 
 def _curve(N: Array, D: Array, C: Array, loss: Array, scale: str, repeats: str) -> Curve:
     """One budget's runs by size; those of one size as their mean or their best."""
-    sizes, of = np.unique(N, return_inverse=True)
+    # Sizes that differ by rounding are one.
+    log_n, of = np.unique(np.round(np.log(N), 9), return_inverse=True)
     y = np.log(loss) if scale == "log" else loss
     budget = float(np.exp(np.log(C).mean()))
     k = np.log(budget / (N * D))
     count = np.bincount(of)
     mean = np.bincount(of, y) / count
     if repeats == "min":
-        best = np.full(len(sizes), np.inf)
+        best = np.full(len(log_n), np.inf)
         np.minimum.at(best, of, y)
-        return Curve(budget, np.log(sizes), best, np.bincount(of, k) / count, 0.0, 0, len(sizes))
+        return Curve(budget, log_n, best, np.bincount(of, k) / count, 0.0, 0, len(log_n))
     around = float(np.square(y - mean[of]).sum())
     spare = int((count - 1).sum())
-    return Curve(budget, np.log(sizes), mean, np.bincount(of, k) / count, around, spare, len(N))
+    return Curve(budget, log_n, mean, np.bincount(of, k) / count, around, spare, len(N))
 
 
 def _spread(curves: list[Curve]) -> float:
@@ -212,7 +213,7 @@ def _spread(curves: list[Curve]) -> float:
 
 def _too_few(c: Curve, method: str, window: float | None) -> Budget:
     inside = f" within a factor {window:g} of the best" if window else ""
-    why = f"{len(c.x)} sizes{inside}: a minimum needs {FEWEST}"
+    why = f"{len(c.x)} size{'s' * (len(c.x) != 1)}{inside}: a minimum needs {FEWEST}"
     return Budget(c.C, None, None, None, None, None, c.rows, method, why)
 
 
@@ -230,20 +231,12 @@ def _method(method: str, scale: str, window: float | None) -> str:
 
 def _columns(table: Any) -> tuple[Array, Array, Array, Array, str]:
     """N, D, C and loss [n], and how C came about."""
-    from flopwise.records.table import numbers, read_table
+    from flopwise.records.table import read_table
 
     if not isinstance(table, Mapping):
         table = read_table(table)
-    columns = {}
-    for name in ("N", "loss", *(n for n in ("D", "C") if n in table or (n == "D" and "C" not in table))):
-        values = columns[name] = numbers(table, name, "isoflop")
-        if (values <= 0).any():
-            raise FlopwiseError(
-                f"isoflop: column {name!r} holds {values[values <= 0][0]:g} in row "
-                f"{int(np.argmax(values <= 0)) + 1}, must be above 0"
-            )
-    if len({len(v) for v in columns.values()}) > 1:
-        raise FlopwiseError(f"isoflop: columns differ in length: { {n: len(v) for n, v in columns.items()} }")
+    given = [n for n in ("D", "C") if n in table or (n == "D" and "C" not in table)]
+    columns = positive(table, ("N", "loss", *given), "isoflop")
     N = columns["N"]
     C = columns["C"] if "C" in columns else 6 * N * columns["D"]
     D = columns["D"] if "D" in columns else C / (6 * N)

@@ -138,6 +138,31 @@ def resampled(line: PowerLaw, others: Sequence[PowerLaw]) -> PowerLaw:
     return replace(line, samples=np.column_stack([heads, slopes]))
 
 
+def positive(table: Mapping[str, Any], names: Sequence[str], who: str) -> dict[str, Array]:
+    """Columns of one length whose logarithms and products are numbers.
+
+    Raises:
+        FlopwiseError: a column is missing, has no rows or another length, or holds a value outside 1e-100 to
+            1e100.
+    """
+    from flopwise.records.table import numbers
+
+    columns = {name: numbers(table, name, who) for name in names}
+    for name, values in columns.items():
+        bad = (values < 1e-100) | (values > 1e100)
+        if bad.any():
+            limit = "must be above 0" if values[bad][0] <= 0 else "must be from 1e-100 to 1e100"
+            raise FlopwiseError(
+                f"{who}: column {name!r} holds {values[bad][0]:g} in row {int(np.argmax(bad)) + 1}, {limit}"
+            )
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1:
+        raise FlopwiseError(f"{who}: columns differ in length: {lengths}")
+    if not all(lengths.values()):
+        raise FlopwiseError(f"{who}: the table has no rows")
+    return columns
+
+
 def _ends(level: float) -> tuple[float, float]:
     if not 0 < level < 1:
         raise FlopwiseError(f"level is {level}, must be between 0 and 1, as 0.95")

@@ -74,8 +74,11 @@ def lowest(x: Array, y: Array, method: str) -> Minimum:
         return _akima(x, y)
     centre = float(x.mean())
     c, b, a = np.polynomial.polynomial.polyfit(x - centre, y, 2)
-    if a <= 0:
-        return Minimum(np.nan, np.nan, "the parabola opens downward: no minimum among these sizes")
+    if a * float(np.ptp(x)) ** 2 < 1e-12 * float(np.abs(y).max()):
+        how = (
+            "is flat" if abs(a) * float(np.ptp(x)) ** 2 < 1e-12 * float(np.abs(y).max()) else "opens downward"
+        )
+        return Minimum(np.nan, np.nan, f"the parabola {how}: no minimum among these sizes")
     u = -b / (2 * a)
     at = centre + u
     if not x[0] < at < x[-1]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
-from flopwise.laws.isoflop_lines import PowerLaw, power_law
+from flopwise.laws.isoflop_lines import PowerLaw, positive, power_law
 from flopwise.laws.law import Array
 
 _TERMS = 6
@@ -39,7 +39,8 @@ def best_of(
         FlopwiseError: a column is missing, or `over` or `target` not above 0.
     """
     table = _mapping(table)
-    over_values, y = (_positive(table, name, "best_of") for name in (over, target))
+    columns = positive(table, (over, target), "best_of")
+    over_values, y = columns[over], columns[target]
     members = _groups(table, group, "best_of")
     rows = [_best(over_values[m], y[m]) for m in members]
     firsts = np.array([m[0] for m in members])
@@ -78,7 +79,7 @@ class Bowl:
     of their logarithms; `loss` at the minimum; `n` runs in the fit; `scatter` of log loss around it.
     """
 
-    group: dict[str, float]
+    group: dict[str, Any]
     at: dict[str, float] | None
     se: dict[str, float] | None
     loss: float | None
@@ -120,17 +121,18 @@ def bowls(
         raise FlopwiseError(f"bowls: within is {within}, must be above 0, as 0.02 for 2% of the lowest loss")
     table = _mapping(table)
     first, second = settings
-    u, v, y = (np.log(_positive(table, name, "bowls")) for name in (first, second, target))
+    columns = positive(table, (first, second, target), "bowls")
+    u, v, y = (np.log(columns[name]) for name in (first, second, target))
     out = []
     for m in _groups(table, group, "bowls"):
         near = m[y[m] <= y[m].min() + np.log1p(within)]
-        label = {name: float(np.asarray(table[name])[m[0]]) for name in group}
+        label = {name: np.asarray(table[name])[m[0]].item() for name in group}
         box = np.array([[s[m].min(), s[m].max()] for s in (u, v)])
         out.append(_bowl(label, settings, np.stack([u[near], v[near]]), y[near], box))
     return out
 
 
-def _bowl(label: dict[str, float], settings: tuple[str, str], x: Array, y: Array, box: Array) -> Bowl:
+def _bowl(label: dict[str, Any], settings: tuple[str, str], x: Array, y: Array, box: Array) -> Bowl:
     n = len(y)
 
     def refused(why: str) -> Bowl:
@@ -203,7 +205,7 @@ def tuned(
             )
         y = np.array([(b.at or {})[name] for b in usable])
         se = np.array([(b.se or {})[name] for b in usable]) if weighted else None
-        x = {v: np.array([b.group[v] for b in usable]) for v in variables}
+        x = positive({v: [b.group[v] for b in usable] for v in variables}, variables, "tuned")
         out.laws[name] = power_law(name, y, x, se, who="tuned")
     if left := len(found) - len(usable):
         out.warnings.append(f"{left} of {len(found)} groups have no minimum to use; see their own warnings")
@@ -214,16 +216,6 @@ def _mapping(table: Any) -> Mapping[str, Any]:
     from flopwise.records.table import read_table
 
     return table if isinstance(table, Mapping) else read_table(table)
-
-
-def _positive(table: Mapping[str, Any], name: str, who: str) -> Array:
-    from flopwise.records.table import numbers
-
-    values = numbers(table, name, who)
-    if (values <= 0).any():
-        row = int(np.argmax(values <= 0))
-        raise FlopwiseError(f"{who}: column {name!r} holds {values[row]:g} in row {row + 1}, must be above 0")
-    return values
 
 
 def _groups(table: Mapping[str, Any], group: Sequence[str], who: str) -> list[Array]:
