@@ -18,9 +18,10 @@ from flopwise.errors import FlopwiseError, one_line
 from flopwise.records.columns import Table, as_column, missing, require, to_float
 from flopwise.records.quantities import parse
 
-# fetchnumpy has no array for the other types: they come as numbers if they are long integers, else as text.
+# fetchnumpy has no array for the other types, or none for all their values (an infinite date): they come as
+# numbers if they are long integers, else as text.
 _NATIVE = re.compile(
-    r"(BOOLEAN|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|VARCHAR|DATE|TIMESTAMP.*|BLOB|UUID"
+    r"(BOOLEAN|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|VARCHAR|BLOB|UUID"
     r"|STRUCT.*|MAP.*|.*\[\d*\]|\"NULL\")"
 )
 

@@ -54,7 +54,9 @@ def _read(db: Any, path: Path, sign: str, packing: str, who: str) -> list[str]:
 
     literal = as_literal(path)
     base = f"compression = '{packing}', hive_partitioning = false" + (f", delim = '{sign}'" if sign else "")
-    create = f"CREATE TABLE source AS SELECT * FROM read_csv(?, header = true, {base}, sample_size = "
+    create = (
+        f"CREATE TABLE source AS SELECT * FROM read_csv(?, header = true, skip = 0, {base}, sample_size = "
+    )
     floats = _TYPES.replace("'BIGINT', ", "")
     done = False
     if path.stat().st_size > _LARGE:
@@ -67,8 +69,7 @@ def _read(db: Any, path: Path, sign: str, packing: str, who: str) -> list[str]:
     if all(parse(name) for name in names):
         shown = one_line(", ".join(names), 60)
         raise FlopwiseError(f"{who}: its first line holds numbers ({shown}), must hold the columns' names")
-    if len(names) == 1 and re.search(f"[{_SIGNS}]", names[0]):
-        problem = _ragged(path, sign, packing) or "its rows do not have the fields of its first line"
+    if len(names) == 1 and (problem := _ragged(path, sign, packing)):
         raise FlopwiseError(f"{who}: {problem}")
     if not any(re.search(r"_\d+$", name) for name in names):
         return names
@@ -83,8 +84,9 @@ def _opened(path: Path, packing: str) -> IO[bytes]:
 
 
 def _even_lines(path: Path, to: Path, packing: str) -> bool:
-    """Write the text with one kind of line end; False where there is no other kind, or it cannot be read."""
-    changed, last = False, b""
+    """Write the text with one kind of line end and no empty lines above; False where it has been so already,
+    or cannot be read."""
+    changed, last, begun = False, b"", False
     if packing == "zstd":
         return False
     with (
@@ -98,6 +100,7 @@ def _even_lines(path: Path, to: Path, packing: str) -> bool:
             if chunk.endswith(b"\r"):
                 chunk, last = chunk[:-1], b"\r"
             even = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            even, begun = (even, True) if begun else (even.lstrip(b"\n"), bool(even.strip(b"\n")))
             changed |= even != chunk
             out.write(even)
         out.write(b"\n" if last else b"")
@@ -112,11 +115,12 @@ def _ragged(path: Path, sign: str, packing: str) -> str:
     unreadable = suppress(EOFError, zlib.error, gzip.BadGzipFile, UnicodeError, csv.Error)
     with unreadable, _opened(path, packing) as source:
         lines = (line.decode("utf-8-sig") for line in source)
-        first = next(lines, "")
+        above, first = next(((i, s) for i, s in enumerate(lines) if s.strip() and s[0] != "#"), (0, ""))
         sign = sign or max(_SIGNS, key=first.count)
         fields = len(next(csv.reader([first], delimiter=sign), []))
         rows = csv.reader(lines, delimiter=sign)
         for row in islice(rows, 1_000_000):
             if row and len(row) != fields:
-                return f"line {rows.line_num + 1} has {len(row)} fields, the first {fields}; mend that line"
+                line = above + rows.line_num + 1
+                return f"line {line} has {len(row)} fields, the first {fields}; mend that line"
     return ""

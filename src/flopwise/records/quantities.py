@@ -156,14 +156,15 @@ def read_texts(texts: Iterable[str], column: str, bare: tuple[float, float] | No
             found[text] = quantity
     commas = {q.comma for q in found.values()}
     units = list(dict.fromkeys(q.unit for q in found.values() if q.unit))
+    per_cent = bare is None and all(q.unit == "%" for q in found.values())
     for text, q in found.items():
         value = q.value
         if expected and q.unit not in ("", expected):
             out.problems[text] = f"a column of {expected} cannot hold {_said(q.unit)}"
+        elif q.unit == "%" and not per_cent:
+            out.problems[text] = "other rows are not in per cent"
         elif q.unit and q.unit != units[0]:
             out.problems[text] = f"other rows are in {_said(units[0])}"
-        elif q.unit != "%" and "%" in units:
-            out.problems[text] = "other rows are in per cent"
         elif {"thousands", "decimal"} <= commas and q.comma:
             out.problems[text] = (
                 "where commas stand between thousands in some rows and before decimals in others"
