@@ -47,13 +47,14 @@ RL_POWER = register(
 RL_POWER_SIZE = register(
     Law(
         name="rl_power_size", regime="post-training",
-        formula="error = (C0 * N^r / C)^(kmax / (1 + N0 / N))",
+        formula="error = (C0 * (N / 1e9)^r / C)^(kmax / (1 + N0 / N))",
         parameters=(
-            Parameter("C0", (1e-12, 1e4)), Parameter("r", (0.3, 2.0)), Parameter("kmax", (0.01, 1.0)),
-            Parameter("N0", (0.03, 30.0), unit="N"),
+            Parameter("C0", (1e-7, 1.0), unit="C"), Parameter("r", (0.3, 2.0)),
+            Parameter("kmax", (0.01, 1.0)), Parameter("N0", (0.03, 30.0), unit="N"),
         ),
         units={"C": "RL compute or samples", "error": "1 - pass@1"}, span=(0.0, 1.0),
-        source="Tan et al. 2025, arXiv 2509.25300; E(N) = k(N) log(C0 N^r) as in the authors' code",
+        source="Tan et al. 2025, arXiv 2509.25300; E(N) = k(N) log(C0 N^r) as in the authors' code, here with N "
+        "in 1e9",
         status="checked", needs="curves of three models or more",
     )
 )  # fmt: skip

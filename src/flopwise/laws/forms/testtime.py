@@ -6,7 +6,6 @@ import numpy as np
 
 from flopwise.laws.law import Law, Parameter, register
 
-ANY = (-np.inf, np.inf)
 SHARE = (1e-9, 1.0)
 NEVER = {"nlp": "mean over problems of -log pass@k, nats"}
 
@@ -145,28 +144,30 @@ VERIFIER_MIXTURE = register(
 
 THINKING = register(
     Law(
-        name="thinking_length", regime="test-time", formula="accuracy = top + b * min(log(tokens / T), 0)",
+        name="thinking_length", regime="test-time", formula="accuracy = top - b * log(1 + T / tokens)",
         parameters=(
             Parameter("top", (0.1, 1.0), bounds=SHARE), Parameter("b", (0.01, 0.5)),
             Parameter("T", (0.05, 20.0), unit="tokens"),
         ),
         units={"tokens": "thinking tokens per problem"}, scale="plain", span=(0.0, 1.0),
-        source="linear in log tokens, as many report (o1, s1: arXiv 2501.19393), then flat: our form",
-        status="own", needs="accuracies at six lengths or more, on both sides of the bend",
+        source="linear in log tokens, as many report (o1, s1: arXiv 2501.19393), then flat; the bend at T is "
+        "our form", status="own",
+        needs="accuracies at six lengths or more, on both sides of the bend",
     )
 )  # fmt: skip
 
 THINKING_OVERLONG = register(
     Law(
         name="thinking_overlong", regime="test-time",
-        formula="accuracy = top + b * min(log(tokens / T), 0) - fall * max(log(tokens / T), 0)",
+        formula="accuracy = top - b * log(1 + T / tokens) - fall * log(1 + tokens / T)",
         parameters=(
             Parameter("top", (0.1, 1.0), bounds=SHARE), Parameter("b", (0.01, 0.5)),
-            Parameter("fall", (0.0, 0.2), log=False, bounds=ANY), Parameter("T", (0.05, 20.0), unit="tokens"),
+            Parameter("fall", (0.001, 0.2)), Parameter("T", (0.05, 20.0), unit="tokens"),
         ),
         units={"tokens": "thinking tokens per problem"}, scale="plain", span=(0.0, 1.0),
-        source="thinking_length with a slope after the bend, for models that fall when they think too long: "
-        "our form", status="own", needs="accuracies at eight lengths or more, on both sides of the bend",
+        source="thinking_length with another slope, -fall, after the bend, for models that lose when they "
+        "think too long: our form", status="own",
+        needs="accuracies at eight lengths or more, on both sides of the bend",
     )
 )  # fmt: skip
 
@@ -174,7 +175,7 @@ INFERENCE_SIZE = register(
     Law(
         name="inference_size", regime="test-time", formula="error = E + A / N^alpha + G / k^gamma",
         parameters=(
-            Parameter("E", (0.001, 0.5)), Parameter("A", (1.0, 1e4)), Parameter("G", (0.01, 1.0)),
+            Parameter("E", (0.001, 0.5)), Parameter("A", (0.1, 100.0)), Parameter("G", (0.01, 1.0)),
             Parameter("alpha", (0.05, 1.2)), Parameter("gamma", (0.05, 1.5)),
         ),
         units={"k": "samples per problem, under one strategy"}, scale="plain", span=(0.0, 1.0),
