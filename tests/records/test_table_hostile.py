@@ -157,17 +157,17 @@ def write(table, path):
 
 
 def answered(law, source):
-    """A fit with finite parameters, or one line; numpy's warnings are errors here."""
+    """A fit with finite parameters and intervals that are numbers, or one line."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            warnings.simplefilter("error", RuntimeWarning)
-            found = fit(law, source, starts=2)
+            warnings.simplefilter("ignore")
+            found = fit(law, source, starts=2, intervals="delta")
+            ends = [end for name in found.params for end in found.interval(name)]
     except FlopwiseError as e:
-        assert "\n" not in str(e) and str(e)
+        assert str(e) and "\n" not in str(e)
         return
     assert all(math.isfinite(v) for v in found.params.values()), found.params
-    assert math.isfinite(found.objective) and found.status
+    assert math.isfinite(found.objective) and not any(math.isnan(end) for end in ends)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -192,8 +192,7 @@ def test_any_table_comes_back_as_it_was_written(tmp_path_factory, table, kind):
                 assert numbers(got, name, "fit").tolist() == there
 
 
-@pytest.mark.slow
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(table=tables(), kind=st.sampled_from(["csv", "jsonl", "parquet", "memory"]))
 @pytest.mark.parametrize("law", ["chinchilla", "power"])
 def test_any_table_is_fitted_or_refused(tmp_path_factory, law, table, kind):
