@@ -32,11 +32,9 @@ def pass_at_k_counts(n: np.ndarray, c: np.ndarray, k: int) -> np.ndarray:
 
     1 - C(n - c, k) / C(n, k): Chen et al. 2021, arXiv 2107.03374, eq. 1.
     """
-    n, c = np.asarray(n, dtype=float)[:, None], np.asarray(c, dtype=float)[:, None]
-    drawn = np.arange(k)
-    # Product form: no large binomials.
-    none_right = np.prod(np.maximum(n - c - drawn, 0) / np.maximum(n - drawn, 1), axis=1)
-    return np.where(k > n[:, 0], np.nan, 1.0 - none_right)
+    from flopwise.laws.counts import Counts
+
+    return np.where(k > np.asarray(n), np.nan, Counts.of(n, c).pass_at(k))
 
 
 def best_of_k(correct: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:

@@ -1,31 +1,60 @@
-"""Forecast coverage: from n samples per problem to pass@k at larger k, by the form that held-out k prefers.
+"""Forecast coverage: from some samples per problem to pass@k at larger k, with an interval that admits doubt.
 
-Two forms compete. The power form, pass@k = exp(-a k^-b) (Brown et al. 2024, arXiv 2407.21787, section 3), is
-a straight line in log(-log pass@k) against log k. The beta-binomial form lets each problem's chance of
-success be drawn from a beta distribution and is fitted to the counts by their likelihood; pass@k is then
-1 - B(a, b + k) / B(a, b). Neither wins everywhere, so they are tried on the samples at hand first.
+Up to the samples drawn, pass@k is measured. Beyond them the problems not yet solved decide: of those, a
+share 1 - M(k) / M(n) is solved by k, where M, what k samples leave unsolved, is extrapolated by a form of
+`coverage_forms`. A hundred samples hardly ever tell the forms apart, though a hundred times further on the
+forms differ by .1 or more. So the choice is by rule:
+
+1. The power form, the published law, unless another beats it significantly at held-out k; then the best.
+2. Its forecast is brought within the middle half of what the other forms, weighted by their held-out score,
+   expect.
+
+The interval holds draws of all forms that held-out k does not reject, half of them from the chosen one. In
+them are the doubt about parameters (problems resampled), about the form, about which unsolved problems fall,
+and the form's own error at held-out k, extrapolated in proportion to log k.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 
 from flopwise.errors import FlopwiseError
+from flopwise.laws.counts import Array, Counts, check_ks
+from flopwise.laws.coverage_fit import Fitted, fit_form
+from flopwise.laws.coverage_forms import FORMS
 
 TRIAL = 4
 """Forms are tried by forecasting pass@n from the first n / 4 samples."""
+DEFAULT = "power"
+REJECTED = 0.05
+"""Chance at which the default is rejected wrongly, shared among its rivals."""
+FEW_SOLVED = 10
+
+
+@dataclass(frozen=True)
+class Point:
+    """pass@k with its interval. `measured`: every problem was solved or has k samples, no form is needed."""
+
+    k: int
+    value: float
+    low: float
+    high: float
+    measured: bool
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A forecast of pass@k with its interval over problems.
+    """A forecast of pass@k with its interval.
 
-    `trial`: each form's error when it forecasts pass@n from the first samples; `draws`: the forecast on
-    resampled problems, which the interval summarises.
+    `form`, `params`: the form chosen; `n`: samples per problem (median); `trial`: each form's error when it
+    forecasts pass@n from the first quarter of the samples; `held_out`: each form's log-score there, less the
+    best one's; `weights`: each form's share of the interval's draws; `forms`: each form's own forecast of
+    pass@k; `points`: all k asked for; `over`: whether the interval is for the "same" problems or for "new"
+    ones like them; `draws`: what the interval of the last k summarises.
     """
 
     form: str
@@ -35,113 +64,249 @@ class Forecast:
     value: float
     low: float
     high: float
+    level: float
+    over: str
+    problems: int
+    solved: int
     trial: dict[str, float]
-    draws: np.ndarray = field(repr=False)
+    held_out: dict[str, float]
+    weights: dict[str, float]
+    forms: dict[str, float]
+    points: list[Point]
+    warnings: list[str]
+    draws: Array = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it, draws left out."""
-        return {name: value for name, value in vars(self).items() if name != "draws"}
+        shown = {name: value for name, value in vars(self).items() if name != "draws"}
+        return shown | {"points": [asdict(p) for p in self.points]}
 
 
-def power_curve(counts: np.ndarray, n: int) -> dict[str, float]:
-    """a and b of exp(-a k^-b) by least squares on the doubly logarithmic scale, over k = 1, 2, 4, ..., n.
+@dataclass(frozen=True)
+class Trial:
+    """How a form did at held-out k.
 
-    `counts` [n + 1]: how many problems had 0, 1, ..., n right samples.
+    `error` of pass@n; log-`score` of each problem [P]; `drift`, the error of log M per unit of log k; how
+    many problems were first `solved` in the held-out samples, expected over the orders of samples.
     """
-    ks = 2 ** np.arange(n.bit_length(), dtype=float)
-    ks = ks[ks <= n]
-    p = np.clip([_coverage(counts, n, int(k)) for k in ks], 1e-6, 1 - 1e-6)
-    slope, start = np.polyfit(np.log(ks), np.log(-np.log(p)), 1)
-    return {"a": float(np.exp(start)), "b": float(-slope)}
+
+    error: float
+    score: Array
+    drift: float
+    solved: float
 
 
-def beta_binomial(counts: np.ndarray, n: int) -> dict[str, float]:
-    """a and b of the beta distribution of success chances, by maximum likelihood of the counts [n + 1]."""
-    from scipy.optimize import minimize
-    from scipy.special import betaln, digamma
-
-    c = np.flatnonzero(counts)
-    weight = counts[c]
-
-    def cost(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        a, b = np.exp(theta)
-        value = weight @ (betaln(a + c, b + n - c) - betaln(a, b))
-        shared = digamma(a + b) - digamma(a + b + n)
-        gradient = np.array([
-            weight @ (digamma(a + c) - digamma(a) + shared) * a,
-            weight @ (digamma(b + n - c) - digamma(b) + shared) * b,
-        ])  # fmt: skip
-        return -float(value), -gradient
-
-    mean = float(np.clip(weight @ c / (n * weight.sum()), 1e-4, 1 - 1e-4))
-    start = np.log([2 * mean, 2 * (1 - mean)])
-    best = minimize(
-        cost, start, jac=True, method="L-BFGS-B", bounds=[(-12.0, 12.0)] * 2, options={"gtol": 1e-8}
-    )
-    a, b = np.exp(best.x)
-    return {"a": float(a), "b": float(b)}
-
-
-def _power_at(p: dict[str, float], k: float) -> float:
-    return float(np.exp(-p["a"] * k ** -p["b"]))
-
-
-def _beta_at(p: dict[str, float], k: float) -> float:
-    from scipy.special import betaln
-
-    return float(-np.expm1(betaln(p["a"], p["b"] + k) - betaln(p["a"], p["b"])))
-
-
-Form = tuple[Callable[[np.ndarray, int], dict[str, float]], Callable[[dict[str, float], float], float]]
-FORMS: dict[str, Form] = {"power": (power_curve, _power_at), "beta_binomial": (beta_binomial, _beta_at)}
-
-
-def forecast(correct: np.ndarray, k: int, seed: int = 0, draws: int = 200, level: float = 0.95) -> Forecast:
+def forecast(
+    samples: Counts | Any, k: int | Sequence[int], seed: int = 0, draws: int = 400, level: float = 0.95,
+    over: Literal["same", "new"] = "same",
+) -> Forecast:  # fmt: skip
     """Forecast pass@k from judged samples.
 
     Args:
-        correct: [problems, n] whether each sample is right; use only the samples that the forecast may see.
-        k: number of samples to forecast for, usually beyond n.
-        draws: bootstrap resamples of the problems behind the interval; the form is chosen anew in each.
+        samples: [problems, n] whether each sample is right, or `Counts`, whose n may differ by problem; only
+            samples that the forecast may see.
+        k: number of samples to forecast for, usually beyond n, or several; the last is the forecast's own.
+        draws: behind the interval.
+        level: of the interval, between 0 and 1.
+        over: "same" asks about these very problems, "new" about others from where these came from.
 
     Raises:
-        FlopwiseError: fewer than 8 samples or 10 problems, or no sample right at all.
+        FlopwiseError: fewer than 10 problems, none with 8 samples, none solved, k below 1.
     """
-    problems, n = correct.shape
-    if n < 8 or problems < 10:
+    counts = samples if isinstance(samples, Counts) else Counts.judged(samples)
+    ks = check_ks(k)
+    P, n = len(counts), int(counts.n.max())
+    if n < 8 or P < 10:
         raise FlopwiseError(
-            f"coverage: {problems} problems with {n} samples; a forecast needs 10 problems with 8 samples"
+            f"coverage: {P} problems with {n} samples; a forecast needs 10 problems with 8 samples"
         )
-    c, early = correct.sum(axis=1).astype(int), correct[:, : n // TRIAL].sum(axis=1).astype(int)
-    if not c.any():
-        raise FlopwiseError(f"coverage: none of {correct.size} samples is right; nothing to forecast from")
-    rows = np.arange(problems)
-    form, params, trial = _choose(c, early, n, rows)
-    value = FORMS[form][1](params, k)
+    if not counts.c.any():
+        raise FlopwiseError(
+            f"coverage: none of {counts.n.sum()} samples is right; nothing to forecast from, draw more"
+        )
+    if not 0 < level < 1 or draws < 2:
+        raise FlopwiseError(f"coverage: level is {level:g} and draws {draws}; need 0 < level < 1, 2 draws")
     rng = np.random.default_rng(seed)
-    redrawn = []
-    for _ in range(draws):
-        again = rng.integers(0, problems, size=(problems,))
-        if c[again].any():
-            name, fitted, _ = _choose(c, early, n, again)
-            redrawn.append(FORMS[name][1](fitted, k))
-    low, high = np.quantile(redrawn, [0.5 - level / 2, 0.5 + level / 2])
-    return Forecast(form, params, n, k, value, float(low), float(high), trial, np.array(redrawn))
+    units, member = counts.distinct()
+    fits = {name: fit_form(form, units, member.sum(axis=0)) for name, form in FORMS.items()}
+    trials = held_out(counts)
+    chosen, weights = choose(trials)
+    ahead = _Ahead(counts, ks, draws, over, rng)
+    own = {name: ahead.values(fit) for name, fit in fits.items()}
+    drawn = {name: ahead.draws(fit, member, trials[name].drift) for name, fit in fits.items()}
+    picked = _picked(weights, draws, rng)
+    pool = np.concatenate([drawn[name][picked == i] for i, name in enumerate(weights)])
+    others = [name for name in weights if name != chosen and weights[name] > 0]
+    value = own[chosen]
+    if others:
+        mass = np.concatenate([np.full(draws, weights[name]) for name in others])
+        value = np.clip(
+            value, *_quantiles(np.concatenate([drawn[name] for name in others]), mass, (0.25, 0.75))
+        )
+    low, high = np.quantile(pool, [0.5 - level / 2, 0.5 + level / 2], axis=0)
+    low, high = np.minimum(low, value), np.maximum(high, value)
+    points = [
+        Point(int(k), float(value[i]), float(low[i]), float(high[i]), bool(ahead.measured[i]))
+        for i, k in enumerate(ks)
+    ]
+    last, solved = points[-1], int((counts.c > 0).sum())
+    return Forecast(
+        form=chosen, params=fits[chosen].params, n=int(np.median(counts.n)), k=last.k, value=last.value,
+        low=last.low, high=last.high, level=level, over=over, problems=P, solved=solved,
+        trial={name: t.error for name, t in trials.items()},
+        held_out=_scores(trials), weights=weights,
+        forms={name: float(v[-1]) for name, v in own.items()}, points=points,
+        warnings=_warnings(counts, solved, last, fits), draws=pool[:, -1],
+    )  # fmt: skip
 
 
-def _choose(
-    c: np.ndarray, early: np.ndarray, n: int, rows: np.ndarray
-) -> tuple[str, dict[str, float], dict[str, float]]:
-    """The form that forecasts pass@n best from the first samples, fitted to all of them."""
-    counts, first = np.bincount(c[rows], minlength=n + 1), np.bincount(early[rows], minlength=n // TRIAL + 1)
-    truth = _coverage(counts, n, n)
-    trial = {name: abs(at(fit(first, n // TRIAL), n) - truth) for name, (fit, at) in FORMS.items()}
-    best = min(trial, key=lambda name: trial[name])
-    return best, FORMS[best][0](counts, n), trial
+class _Ahead:
+    """pass@k of problems of which some were solved: measured as far as it goes, then by a form."""
+
+    def __init__(self, counts: Counts, ks: Array, draws: int, over: str, rng: np.random.Generator):
+        P = len(counts)
+        self.rng, self.ks, self.P = rng, ks, P
+        self.open_n, kind = np.unique(counts.n[counts.c == 0], return_inverse=True)
+        group = np.full(P, -1)
+        group[counts.c == 0] = kind.ravel()
+        solved = np.stack([counts.solved_by(k) for k in ks], axis=1)
+        # Resampled problems; for the same problems they only move the parameters.
+        self.resampled = rng.multinomial(P, np.full(P, 1 / P), size=draws).astype(float)
+        weight = self.resampled if over == "new" else np.ones((draws, P))
+        each = np.arange(len(self.open_n))[None, :] == group[:, None]
+        self.open = each.sum(axis=0).astype(float)
+        self.open_drawn = weight @ each
+        self.done, self.done_drawn = solved.mean(axis=0), weight @ solved / P
+        self.measured = np.array([(self.open_n >= k).all() for k in ks])
+        if over == "same":
+            # What k of n samples say of the same problems' pass@k, by the delta method.
+            p = (counts.c + 0.5) / (counts.n + 1)
+            for i, k in enumerate(ks):
+                seen = k < counts.n
+                spread = k * (1 - p) ** (k - 1) * np.sqrt(p * (1 - p) / counts.n) * seen
+                self.done_drawn[:, i] += rng.standard_normal(draws) * np.sqrt((spread**2).sum()) / P
+
+    def _solved_later(self, fit: Fitted, z: Array, drift: Array) -> Array:
+        """Chance [B, groups, K] that a problem unsolved after n samples is solved by k."""
+        at = np.concatenate([self.open_n, self.ks])
+        log_missed = fit.form.log_missed(z, at.astype(float))
+        G = len(self.open_n)
+        further = np.maximum(np.log(self.ks[None, :] / self.open_n[:, None]), 0.0)
+        change = log_missed[:, None, G:] - log_missed[:, :G, None]
+        # A drift scales what is left of the unsolved; it cannot bring solved ones back.
+        change = np.minimum(change + drift[:, None, None] * further[None], 0.0)
+        return np.where(further[None] > 0, -np.expm1(change), 0.0)
+
+    def values(self, fit: Fitted) -> Array:
+        """The form's own forecast [K]."""
+        if not len(self.open_n):
+            return self.done
+        later = self._solved_later(fit, fit.z[None, :], np.zeros(1))[0]
+        return self.done + self.open @ later / self.P
+
+    def draws(self, fit: Fitted, member: Array, drift: float) -> Array:
+        """Draws [B, K] of the forecast."""
+        B = len(self.resampled)
+        z = fit.redrawn((self.resampled - 1) @ member, self.rng)
+        if not len(self.open_n):
+            return np.clip(self.done_drawn, 0.0, 1.0)
+        later = self._solved_later(fit, z, drift * self.rng.standard_normal(B))
+        count = np.einsum("bg,bgk->bk", self.open_drawn, later)
+        luck = np.einsum("bg,bgk->bk", self.open_drawn, later * (1 - later))
+        count = count + self.rng.standard_normal((B, 1)) * np.sqrt(np.maximum(luck, 0.0))
+        return np.clip(
+            self.done_drawn + np.clip(count, 0.0, self.open_drawn.sum(axis=1)[:, None]) / self.P, 0.0, 1.0
+        )
 
 
-def _coverage(counts: np.ndarray, n: int, k: int) -> float:
-    """Unbiased pass@k of a histogram of right samples (Chen et al. 2021, arXiv 2107.03374, eq. 1)."""
-    wrong = n - np.arange(n + 1)
-    missed = np.prod([np.maximum(wrong - i, 0) / (n - i) for i in range(k)], axis=0)
-    return float(1 - counts @ missed / counts.sum())
+def held_out(counts: Counts) -> dict[str, Trial]:
+    """Each form fitted to the first quarter of the samples and asked about the others."""
+    unsolved = counts.n[counts.c == 0]
+    ref = int(np.median(unsolved if len(unsolved) else counts.n))
+    ref = max(min(ref, int(counts.n.max())), 4)
+    m = max(ref // TRIAL, 1)
+    units, member = counts.first(m)
+    ks = np.unique(np.round(np.geomspace(m, ref, 9)))
+    end = np.minimum(counts.n, ref)
+    part = counts.n > m
+    left = 1 - np.stack([counts.solved_by(k) for k in ks], axis=1)
+    left *= part[:, None]
+    step = -np.diff(left, axis=1)
+    out = {}
+    for name, form in FORMS.items():
+        fit = fit_form(form, units, member.sum(axis=0))
+        log_missed = form.log_missed(fit.z[None, :], ks)[0]
+        change = log_missed - log_missed[0]
+        at_end = np.interp(np.log(np.maximum(end, m)), np.log(ks), change)
+        mass = np.maximum(-np.diff(np.exp(change)), 1e-300)
+        score = step @ np.log(mass) + left[:, -1] * at_end
+        expected, measured = (left[:, 0] * np.exp(at_end)).sum(), left[:, -1].sum()
+        drift = np.log(max(measured, 0.5) / max(expected, 0.5)) / np.log(ref / m)
+        out[name] = Trial(float((measured - expected) / len(counts)), score, float(drift), float(step.sum()))
+    return out
+
+
+def choose(trials: dict[str, Trial]) -> tuple[str, dict[str, float]]:
+    """The form, and each form's share of the interval.
+
+    Held-out scores are compared in pairs of problems. Only problems that were solved in the held-out samples
+    tell forms apart, so there are as many degrees of freedom as those, less one.
+    """
+    from scipy.stats import t
+
+    best = max(trials, key=lambda name: float(trials[name].score.sum()))
+    solved = trials[best].solved
+    limit = float(t.ppf(1 - REJECTED / (len(trials) - 1), solved - 1)) if solved > 1 else np.inf
+
+    def behind(name: str) -> float:
+        """Standard errors by which the best form won."""
+        lost = trials[best].score - trials[name].score
+        spread = float(lost.std(ddof=1)) * np.sqrt(len(lost))
+        return float(lost.sum()) / spread if spread > 0 else 0.0
+
+    kept = [name for name in trials if behind(name) < limit]
+    chosen = DEFAULT if DEFAULT in kept else best
+    scores = _scores(trials)
+    mass = {name: float(np.exp(scores[name])) if name in kept and name != chosen else 0.0 for name in trials}
+    total = sum(mass.values())
+    weights = {name: value / (2 * total) if total else 0.0 for name, value in mass.items()}
+    return chosen, weights | {chosen: 1 - sum(weights.values())}
+
+
+def _scores(trials: dict[str, Trial]) -> dict[str, float]:
+    """Held-out log-score of all problems, less the best form's."""
+    total = {name: float(t.score.sum()) for name, t in trials.items()}
+    return {name: value - max(total.values()) for name, value in total.items()}
+
+
+def _picked(weights: dict[str, float], draws: int, rng: np.random.Generator) -> Array:
+    """Which form each draw is taken from."""
+    ends = np.cumsum(list(weights.values()))
+    place = np.searchsorted(ends, (np.arange(draws) + 0.5) / draws)
+    return rng.permutation(np.minimum(place, len(weights) - 1))
+
+
+def _quantiles(values: Array, mass: Array, levels: Sequence[float]) -> list[Array]:
+    """Quantiles of weighted draws [B, K], each [K]."""
+    order = np.argsort(values, axis=0)
+    share = np.cumsum(mass[order], axis=0) / mass.sum()
+    found = [np.minimum((share < level).sum(axis=0), len(values) - 1) for level in levels]
+    ordered = np.take_along_axis(values, order, axis=0)
+    return [ordered[rows, np.arange(values.shape[1])] for rows in found]
+
+
+def _warnings(counts: Counts, solved: int, last: Point, fits: dict[str, Fitted]) -> list[str]:
+    found = []
+    if solved < FEW_SOLVED and not last.measured:
+        found.append(
+            f"only {solved} of {len(counts)} problems were solved; the forecast leans on weak priors"
+        )
+    unsolved = counts.n[counts.c == 0]
+    if not last.measured and last.k > 100 * np.median(unsolved):
+        found.append(
+            f"k = {last.k} is {last.k / np.median(unsolved):.0f} times the samples drawn; tests went to 100"
+        )
+    stuck = [name for name, fit in fits.items() if not fit.converged]
+    if stuck:
+        found.append(f"not converged: {', '.join(stuck)}")
+    return found

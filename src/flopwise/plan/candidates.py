@@ -64,7 +64,7 @@ def more_samples(model: Measured, systems: Sequence[System], how: str, seed: int
     per_sample = (last.per_question_flops - before.per_question_flops) / (last.n - before.n)
     found, n = [], 2 * last.n
     while n <= BEYOND * last.n:
-        draws = forecast(correct, n, seed).draws
+        draws = forecast(correct, n, seed, over="new").draws
         cost = last.per_question_flops + (n - last.n) * per_sample
         found.append(Predicted(model.name, how, "verifier", n, np.asarray(draws), last.one_off_flops, cost))
         n *= 2

@@ -16,7 +16,6 @@ FIT_UP_TO = 16
 """Samples of each problem the coverage law sees, where the recipe does not say; the others judge it."""
 DEEP = 32
 """Models with this many samples per problem get a figure; the others a row."""
-FORMULAS = {"power": "pass@k = exp(-a k^-b)", "beta_binomial": "pass@k = 1 - B(a, b + k) / B(a, b)"}
 
 
 def collect_testtime(runs: Runs) -> dict[str, Any]:
@@ -97,7 +96,8 @@ def coverage(runs: Runs, record: RunRecord, correct: np.ndarray, up_to: int) -> 
     Args:
         correct: [problems, n] judged samples.
     """
-    from flopwise.laws.coverage import FORMS, forecast
+    from flopwise.laws.coverage import forecast
+    from flopwise.laws.coverage_forms import FORMS
 
     if correct.ndim != 2 or len(correct) < 2 or correct.shape[1] <= up_to:
         return None
@@ -112,20 +112,20 @@ def coverage(runs: Runs, record: RunRecord, correct: np.ndarray, up_to: int) -> 
     whole = all(number(content.get(key)) is not None for key in ("value", "low", "high"))
     if form not in FORMS or not whole or not isinstance(params, dict):
         return None
-    at = FORMS[form][1]
+    law = FORMS[form]
     points = [
         {"k": k, "fitted": k <= up_to, **mean_interval(pass_at_k(correct, k))} for k in powers_of_two(n)
     ]
     measured = points[-1]["value"]
     return {
         "form": form,
-        "formula": FORMULAS.get(form, form),
+        "formula": law.formula,
         "params": params,
         "trial": content.get("trial") or {},
         "fitted_up_to": up_to,
         "k": points[-1]["k"],
         "points": points,
-        "line": [{"k": k, "value": at(params, k)} for k in np.geomspace(1, n, 40)],
+        "line": [{"k": k, "value": law.at(params, k)} for k in np.geomspace(1, n, 40)],
         "predicted": content["value"],
         "low": content.get("low"),
         "high": content.get("high"),
