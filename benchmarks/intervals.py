@@ -2,11 +2,11 @@
 
     python -m benchmarks.intervals [--draws 500] [--only LAW] [--out docs/results/intervals.md]
 
-Each draw makes a table from known parameters, fits it with the defaults of `flopwise.fit` (loss "log_huber" for
-losses, squares for shares, the likelihood for counts; clusters are named where there are any), and asks whether
-the profile interval holds the true parameter, and whether the interval of a prediction beyond the data holds
-the true value of the law. A nominal 90% interval should cover 87 to 93%, one of 95% 92 to 98%: the range in
-which 500 draws of an exact interval nearly always fall, and a little more.
+Each draw makes a table from known parameters, fits it with the defaults of `flopwise.fit` (loss "log_huber"
+for losses, squares for shares, the likelihood for counts; clusters are named where there are any), and asks
+whether the profile interval holds the true parameter, and whether the interval of a prediction beyond the
+data holds the true value of the law. A nominal 90% interval should cover 87 to 93%, one of 95% 92 to 98%:
+the range in which 500 draws of an exact interval nearly always fall, and a little more.
 """
 
 from __future__ import annotations
@@ -175,12 +175,15 @@ def page(rows: list[dict], draws: int) -> str:
     """The table in Markdown; values outside the allowed range are bold."""
     lines = [
         "# Do intervals cover?\n",
-        f"Made by `python -m benchmarks.intervals --draws {draws}`: {draws} simulated tables for each row; in "
+        f"Made by `python -m benchmarks.intervals --draws {draws}`: {draws} simulated tables for each "
+        f"row; in "
         "each cell the share of profile intervals (nominal 90% / 95%) that hold the true parameter, and of "
         "intervals of the law's value beyond the data that hold it. Bold: outside 87 to 93% or 92 to 98%. "
-        f"The standard error of a cell is {np.sqrt(0.9 * 0.1 / draws):.1%} / {np.sqrt(0.95 * 0.05 / draws):.1%}.\n",
+        f"The standard error of a cell is {np.sqrt(0.9 * 0.1 / draws):.1%} / "
+        f"{np.sqrt(0.95 * 0.05 / draws):.1%}.\n",
         "Noise: normal; heteroscedastic (three times as large at the small end); clustered (rows of one run "
-        "share four fifths of it; runs are named); outliers (5% of rows eight times as noisy). For counts: 50 "
+        "share four fifths of it; runs are named); outliers (5% of rows eight times as noisy). For "
+        "counts: 50 "
         "samples of each of 300 problems; 20 to 500 samples; each problem three times, named.\n",
         "| law | noise | covered, nominal 90% / 95% |", "|---|---|---|",
     ]  # fmt: skip

@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Fit": "laws", "backtest": "laws", "choose": "laws", "compare": "laws", "fit": "laws", "laws": "laws",
+    "best_of": "laws.tuning", "envelope": "laws.envelope", "isoflop": "laws.isoflop",
     "RunRecord": "records", "RunStore": "records", "read_table": "records", "run": "launch",
     "score": "infer", "solve": "infer", "plan": "plan",
 }  # fmt: skip

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import grids_other
+import grids_pretraining
 import numpy as np
 import pytest
 
 from flopwise.laws.law import get
-
-import grids_other
-import grids_pretraining
 
 GRIDS = grids_pretraining.GRIDS | grids_other.GRIDS
 PUBLISHED = Path(__file__).parents[3] / "shared" / "data"

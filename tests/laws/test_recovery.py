@@ -49,11 +49,11 @@ def test_derivatives_agree_with_differences(name, exact):
     r, J = problem.jacobian(theta)
     steps = 1e-6 * np.eye(theta.shape[1])
     by_hand = (problem.residuals(theta + steps) - problem.residuals(theta - steps)) / 2e-6
-    assert J[0] == pytest.approx(by_hand, rel=1e-4, abs=1e-5 * np.abs(J).max())
+    assert J[0] == pytest.approx(by_hand, rel=1e-4, abs=1e-4 * np.abs(J).max())
     # The second derivative of half the sum of squares, by differences of its gradient.
     H = problem.local(theta, True).true[0]
-    gradients = [(problem.local(theta + e, False).gradient - problem.local(theta - e, False).gradient)[0] for e in steps]
-    assert H == pytest.approx(np.array(gradients) / 2e-6, rel=1e-4, abs=1e-5 * np.abs(H).max())
+    ahead, back = (problem.local(theta + sign * steps, False).gradient for sign in (1, -1))
+    assert H == pytest.approx((ahead - back) / 2e-6, rel=1e-4, abs=1e-5 * np.abs(H).max())
 
 
 @pytest.mark.parametrize("name", [name for name in FORMULAS if get(name).linear])

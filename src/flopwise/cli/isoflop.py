@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flopwise.cli.laws import Json, Map, Seed, Source, Where, _heard, _read
 from flopwise.cli.shared import number
+from flopwise.cli.tables import Json, Map, Seed, Source, Sql, Where, heard, table_of
 from flopwise.errors import FlopwiseError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
 def isoflop(
     table: Source, method: Annotated[str, typer.Option("--method", help=METHOD_HELP)] = "parabola",
     at: Annotated[list[str] | None, typer.Option("--at", help="Also tell N, D and loss at this C.")] = None,
-    mapping: Map = None, where: Where = None,
+    mapping: Map = None, where: Where = None, sql: Sql = None,
     scale: Annotated[str, typer.Option("--scale", help="Curves of the log of the loss, or plain.")] = "log",
     window: Annotated[float | None, typer.Option("--window", help=WINDOW_HELP)] = None,
     tolerance: Annotated[
@@ -63,7 +63,7 @@ def isoflop(
     budgets is N* = G C^a. Train four or more sizes at each of four or more budgets, on both sides of the
     best.
     """
-    columns, _ = _read(table, mapping, where, None)
+    columns, _ = table_of(table, mapping, where, sql, None)
     budgets = [number(text, "--at") for text in at or []]
     if best_over is not None:
         from flopwise.laws.tuning import best_of
@@ -81,7 +81,7 @@ def isoflop(
             raise FlopwiseError(
                 f"isoflop: method {method!r} is unknown; there are {', '.join(METHODS)}, envelope"
             )
-        with _heard():
+        with heard():
             made = find(
                 columns, method, scale, window, tolerance, noise, repeats, bias=bias, seed=seed
             )  # fmt: skip

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flopwise.cli.shared import Bar, number
+from flopwise.cli.shared import Bar, number, pairs
+from flopwise.cli.tables import Cluster, Json, Map, Seed, Source, Sql, Where, console, heard, table_of
 from flopwise.errors import FlopwiseError, one_line
 
 if TYPE_CHECKING:
-    from flopwise.laws import Backtest, Fit
+    from flopwise.laws import Backtest, Comparison, Fit, Law
 
-TABLE_HELP = "A CSV, TSV, Parquet or JSON-lines file, a folder of runs, or the folder of one run."
-MAP_HELP = "Which column is which variable: N=n_params,loss=val_loss"
-Source = Annotated[Path, typer.Argument(metavar="TABLE", help=TABLE_HELP)]
-Name = Annotated[str, typer.Option("--law", help="A law of `flopwise laws`.")]
-Map = Annotated[list[str] | None, typer.Option("--map", help=MAP_HELP)]
-Where = Annotated[str | None, typer.Option("--where", help="An SQL condition on the table's columns.")]
-Loss = Annotated[str, typer.Option("--loss", help="log_huber, log_squared or squared.")]
-Delta = Annotated[float, typer.Option("--delta", help="Where Huber's loss turns linear.")]
-Cluster = Annotated[str | None, typer.Option("--cluster", help="Column of runs whose points share noise.")]
+LAW_HELP = (
+    "A law of `flopwise laws`, or a formula of your own: 'loss = E + A / D^b', whose names that are "
+    "no columns "
+    "are positive parameters. Without it, the simplest that predicts your largest runs is chosen."
+)
+LOSS_HELP = (
+    "log_huber, log_squared, squared, robust (limit fitted to the scatter), or binomial for shares "
+    "with columns "
+    "n and c. Laws of counts take their own likelihood."
+)
+INTERVALS_HELP = "profile (likelihood), delta (quick), bootstrap, posterior."
+Loss = Annotated[str, typer.Option("--loss", help=LOSS_HELP)]
+Delta = Annotated[float, typer.Option("--delta", help="Where Huber's loss turns linear, in log units.")]
 By = Annotated[str, typer.Option("--by", help="Hold out the rows with the largest of this column.")]
-Seed = Annotated[int, typer.Option("--seed", min=0)]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Fix = Annotated[list[str] | None, typer.Option("--fix", help="Hold parameters: E=1.69,alpha=0.34")]
+LAST = 4
+"""Laws tried at most where none is named."""
 
 
 def register(app: typer.Typer) -> None:
@@ -38,58 +41,77 @@ def register(app: typer.Typer) -> None:
         app.command(command.__name__)(command)
 
 
-def laws(as_json: Json = False) -> None:
-    """The catalogue: every law with its formula, variables and source."""
+def laws(
+    name: Annotated[str | None, typer.Argument(help="Tell all about this law.")] = None,
+    regime: Annotated[
+        str | None, typer.Option("--regime", help="pretraining, post-training or test-time.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The catalogue: every law with its formula, columns and source; with a NAME, all about one."""
+    from flopwise.laws.law import REGIMES, get
     from flopwise.laws.law import laws as catalogue
 
+    if regime and regime not in REGIMES:
+        raise FlopwiseError(f"laws: regime {regime[:40]!r} is unknown; there are {', '.join(REGIMES)}")
+    found = [get(name)] if name else catalogue(regime)
     if as_json:
-        rows = [
-            {
-                "name": law.name, "regime": law.regime, "formula": law.formula,
-                "variables": list(law.variables),
-                "target": law.target, "parameters": list(law.names), "needs": law.needs, "source": law.source,
-                "status": law.status,
-            }
-            for law in catalogue()
-        ]  # fmt: skip
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    for law in catalogue():
-        typer.echo(f"{law.name} ({law.regime}): {law.formula}")
-        typer.echo(f"    columns {', '.join((*law.variables, law.target))}; {law.source}")
+        rows = [_entry(law) for law in found]
+        typer.echo(json.dumps(rows[0] if name else rows, indent=1))
+    elif name:
+        _show_law(found[0])
+    else:
+        for law in found:
+            typer.echo(f"{law.name} ({law.regime}): {law.formula}")
+            typer.echo(f"    columns {', '.join(law.columns)}; {law.source}")
+        typer.echo(
+            f"{len(found)} laws; `flopwise laws NAME` tells units, published values and what one needs"
+        )
 
 
 def fit(
-    table: Source, law: Name, mapping: Map = None, where: Where = None, loss: Loss = "log_huber",
-    delta: Delta = 1e-3,
+    table: Source,
+    law: Annotated[str | None, typer.Option("--law", help=LAW_HELP)] = None,
+    mapping: Map = None, where: Where = None, sql: Sql = None, loss: Loss = "log_huber", delta: Delta = 1e-3,
     cluster: Cluster = None,
+    intervals: Annotated[str, typer.Option("--intervals", help=INTERVALS_HELP)] = "profile",
     bootstrap: Annotated[int, typer.Option("--bootstrap", min=0, help="Refits to resampled runs.")] = 0,
-    seed: Seed = 0,
+    fix: Fix = None, seed: Seed = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Keep the fit in this file.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw it: .png, .svg, .pdf, or .html (interactive).")
+    ] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Fit a law to a table, with intervals."""
+    """Fit a law to a table: parameters with intervals, what to doubt, and which run would tell more.
+
+    The table needs columns named as the law's variables and target (N, D, loss); --map renames yours.
+    """
     from flopwise.laws import fit as fit_law
 
+    columns, cluster = table_of(table, mapping, where, sql, cluster)
     bar = Bar("fit", quiet=as_json)
-    columns, cluster = _read(table, mapping, where, cluster)
-    with _heard():
+    reasons: list[str] = []
+    with heard():
+        if law is None:
+            law, reasons = _chosen(columns, cluster, seed)
         fitted = fit_law(
-            law,
-            columns,
-            loss=loss,
-            delta=delta,
-            cluster=cluster,
-            seed=seed,
-            bootstrap=bootstrap,
-            progress=bar,
-        )
+            law, columns, loss=loss, delta=delta, cluster=cluster, seed=seed, bootstrap=bootstrap,
+            intervals=intervals, fixed=_fixed(fix), progress=bar,
+        )  # fmt: skip
+        content = fitted.to_dict()  # profiles are made here, and may add warnings
     bar.close()
     if out:
         fitted.to_json(out)
+    if plot:
+        from flopwise.laws.plotting import save
+
+        save(fitted, plot)
     if as_json:
-        typer.echo(json.dumps(fitted.to_dict(), indent=1))
+        typer.echo(json.dumps(content | {"chosen_because": reasons} | _advice(fitted), indent=1))
     else:
+        for reason in reasons:
+            typer.echo(reason)
         _show(fitted)
 
 
@@ -97,149 +119,259 @@ def predict(
     fit: Annotated[Path, typer.Argument(metavar="FIT", help="A file written by `flopwise fit --out`.")],
     values: Annotated[list[str], typer.Argument(metavar="NAME=VALUE...", help="N=7B D=1.4T, or C=1e21.")],
     level: Annotated[float, typer.Option("--level", help="Of the interval.")] = 0.95,
+    demand: Annotated[
+        str, typer.Option("--demand", help="Tokens of inference that C also pays for, at 2 N each.")
+    ] = "0",
     as_json: Json = False,
 ) -> None:
     """What a fit predicts: N=7B D=1.4T. For a law in N and D, C=1e21 gives the best split of that compute."""
-    from flopwise.laws import Fit, get
+    from flopwise.laws import Fit
 
     fitted = Fit.from_json(fit)
-    given = {name: number(text, name) for name, text in _pairs(values)}
-    if set(given) == {"C"} and get(fitted.law).variables == ("N", "D"):
-        best = fitted.optimal(given["C"], level)
+    given = {name: number(text, name) for name, text in pairs(values, "N=7B").items()}
+    if set(given) == {"C"} and fitted.form.variables == ("N", "D"):
+        best = fitted.optimal(given["C"], number(demand, "demand") if demand != "0" else 0.0, level)
         if as_json:
             typer.echo(json.dumps({"law": fitted.law, "level": level, **asdict(best)}, indent=1))
             return
         for name, value in (("N", best.N), ("D", best.D), ("loss", best.loss)):
             low, high = best.intervals[name]
             typer.echo(f"{name:<5}{value:.4g}  {level:.0%} {low:.4g} to {high:.4g}")
-        typer.echo(f"{best.D / best.N:.3g} tokens per parameter at C = 6 N D = {best.C:.3g}")
-        return
-    made = fitted.predict(level=level, **given)
-    if as_json:
-        typer.echo(json.dumps({"law": fitted.law, "level": level, **given, **asdict(made)}, indent=1))
-        return
-    target = get(fitted.law).target
-    typer.echo(f"{target} {made.value:.5g}  {level:.0%} {made.low:.5g} to {made.high:.5g} for a single run")
+        typer.echo(f"{best.D / best.N:.3g} tokens per parameter at C = {best.C:.3g}")
+        made = fitted.predict(N=best.N, D=best.D, level=level)
+    else:
+        made = fitted.predict(level=level, **given)
+        if as_json:
+            typer.echo(json.dumps({"law": fitted.law, "level": level, **given, **asdict(made)}, indent=1))
+            return
+        typer.echo(
+            f"{fitted.form.target} {made.value:.5g}  {level:.0%} {made.low:.5g} to {made.high:.5g} "
+            f"for a single "
+            f"run; the law itself {made.mean_low:.5g} to {made.mean_high:.5g}"
+        )
     if made.extrapolation > 1:
         typer.echo(f"{made.extrapolation:.3g} times beyond the runs that were fitted")
-    for warning in fitted.warnings:
+    for warning in (*made.warnings, *fitted.warnings):
         typer.echo(f"mind: {one_line(warning)}")
 
 
 def backtest(
-    table: Source, law: Name, by: By = "C", mapping: Map = None, where: Where = None,
-    loss: Loss = "log_huber",
-    delta: Delta = 1e-3, cluster: Cluster = None, seed: Seed = 0, as_json: Json = False,
+    table: Source,
+    law: Annotated[str, typer.Option("--law", help="A law of `flopwise laws`, or a formula.")],
+    by: By = "C", mapping: Map = None, where: Where = None, sql: Sql = None, loss: Loss = "log_huber",
+    delta: Delta = 1e-3, cluster: Cluster = None, fix: Fix = None, seed: Seed = 0,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw error against distance: .png, .svg, .pdf, .html.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Fit a law to all but the largest runs, then see how well it predicts those."""
+    """Fit a law to all but the largest runs and predict those; then from less and less: error against
+    distance."""
     from flopwise.laws import backtest as run
 
-    columns, cluster = _read(table, mapping, where, cluster)
-    _trials(
-        [run(law, columns, by=by, loss=loss, delta=delta, cluster=cluster, seed=seed)],
-        by,
-        as_json,
-        single=True,
-    )
+    columns, cluster = table_of(table, mapping, where, sql, cluster)
+    with heard():
+        made = run(law, columns, by=by, loss=loss, delta=delta, cluster=cluster, seed=seed, fixed=_fixed(fix))
+    if plot:
+        from flopwise.laws.plotting import save
+
+        save(made, plot)
+    if as_json:
+        typer.echo(json.dumps(made.to_dict() | {"fit": made.fit.to_dict()}, indent=1))
+    else:
+        _show_backtest(made)
 
 
 def compare(
     table: Source,
     laws: Annotated[str | None, typer.Option("--laws", help="Names, comma between; all that apply.")] = None,
-    by: By = "C", mapping: Map = None, where: Where = None, cluster: Cluster = None, seed: Seed = 0,
-    as_json: Json = False,
+    by: By = "C", mapping: Map = None, where: Where = None, sql: Sql = None, cluster: Cluster = None,
+    seed: Seed = 0, as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Back-test several laws on the largest runs, best first."""
+    """Back-test several laws on the largest runs, best first; which wins, or how to average them."""
     from flopwise.laws import compare as run
     from flopwise.laws.law import laws as catalogue
 
-    columns, cluster = _read(table, mapping, where, cluster)
+    columns, cluster = table_of(table, mapping, where, sql, cluster)
     names = [n.strip() for n in laws.split(",") if n.strip()] if laws else []
-    applying = [law.name for law in catalogue() if {*law.variables, law.target} <= set(columns)]
-    if not (names or applying):
-        wanted = "; ".join(f"{law.name} {', '.join((*law.variables, law.target))}" for law in catalogue())
-        raise FlopwiseError(
-            f"compare: {table} has the columns of no law; name them with --map. Laws need: {wanted}"
-        )
+    if not names:
+        names = _applying(catalogue(), columns)
+    if not names:
+        raise FlopwiseError(_no_law("compare", columns))
     bar = Bar("compare", quiet=as_json)
-    with _heard():
-        trials = run(names or applying, columns, by=by, cluster=cluster, seed=seed, progress=bar)
+    with heard():
+        made = run(names, columns, by=by, cluster=cluster, seed=seed, progress=bar)
     bar.close()
-    _trials(trials, by, as_json)
+    if as_json:
+        rows = [t.to_dict() | {"weight": made.weights[t.law], "fit": t.fit.to_dict()} for t in made]
+        typer.echo(json.dumps({"verdict": made.verdict, "wins": made.wins, "laws": rows}, indent=1))
+    else:
+        _show_comparison(made)
 
 
-def _pairs(texts: list[str]) -> Iterator[tuple[str, str]]:
-    """NAME=VALUE of each text."""
-    for text in texts:
-        name, sign, value = text.partition("=")
-        if not (sign and name.strip() and value.strip()):
-            raise FlopwiseError(f"{text[:60]!r} must be NAME=VALUE, as N=7B")
-        yield name.strip(), value.strip()
+def _applies(law: Law, columns: dict[str, Any]) -> bool:
+    """Whether the table has all that a law of values needs, its target a column of its own."""
+    return not law.from_counts and {*law.variables, law.target} <= set(columns)
 
 
-@contextmanager
-def _heard() -> Iterator[None]:
-    """What the library warns of, one line each on stderr."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for w in caught:
-        if issubclass(w.category, UserWarning):
-            typer.echo(f"flopwise: {one_line(w.message)}", err=True)
+def _applying(laws: list[Law], columns: dict[str, Any]) -> list[str]:
+    """Laws of the first regime that has any, in as many of the table's variables as possible."""
+    found = [law for law in laws if _applies(law, columns) and law.target not in ("N", "D", "C")]
+    found = [law for law in found if law.regime == found[0].regime]
+    most = max((len(law.variables) for law in found), default=0)
+    return [law.name for law in found if len(law.variables) == most]
 
 
-def _read(
-    source: Path, mapping: list[str] | None, where: str | None, cluster: str | None
-) -> tuple[dict[str, Any], str | None]:
-    """The table, and what to cluster by: for a folder of runs its trunks, whose branches share noise."""
-    from flopwise.records.table import read_table
+def _no_law(who: str, columns: dict[str, Any]) -> str:
+    shown = ", ".join(list(columns)[:12])
+    return (
+        f"{who}: the columns {shown[:120]} are those of no law; most need N, D and loss, or C and loss: name "
+        f"yours with --map N=COLUMN,loss=COLUMN, or choose one of `flopwise laws` and say --law NAME"
+    )
 
-    with _heard():
-        table = read_table(source, dict(_pairs([p for m in mapping or [] for p in m.split(",")])), where)
-    return table, cluster or ("run" if source.is_dir() and "run" in table else None)
+
+def _chosen(columns: dict[str, Any], cluster: str | None, seed: int) -> tuple[str, list[str]]:
+    """The law for a table whose user named none: simple ones that apply, judged on the largest runs."""
+    from flopwise.laws import choose
+    from flopwise.laws.law import get
+
+    usual = ("overtraining", "chinchilla", "coupled", "kaplan") if {"N", "D"} <= set(columns) else ("power",)
+    names = [n for n in usual if _applies(get(n), columns)]
+    if not names:
+        raise FlopwiseError(_no_law("fit", columns))
+    try:
+        made = choose(columns, names[:LAST], cluster=cluster, by="C", seed=seed)
+    except FlopwiseError:
+        # Too few runs to hold any out: the simplest, whose own words say what is missing.
+        return names[0], [f"too few runs to hold the largest out: {names[0]}, the simplest form, untested"]
+    return made.fit.law, made.reasons
+
+
+def _fixed(texts: list[str] | None) -> dict[str, float]:
+    out = {}
+    for name, text in pairs(texts or (), "E=1.69").items():
+        try:
+            out[name] = float(text)
+        except ValueError:
+            raise FlopwiseError(f"--fix {name}={text[:40]}: must be a number") from None
+    return out
+
+
+def _advice(fitted: Fit) -> dict[str, Any]:
+    """A verdict, and the run that would tell most."""
+    from flopwise.laws.advice import next_run, verdict
+
+    made = next_run(fitted)
+    return {"verdict": verdict(fitted, made), "next_run": asdict(made) if made else None}
+
+
+def _entry(law: Law) -> dict[str, Any]:
+    """A law as JSON takes it."""
+    return {
+        "name": law.name, "regime": law.regime, "formula": law.formula, "latex": law.latex,
+        "variables": list(law.variables), "target": law.target, "columns": list(law.columns),
+        "units": {c: law.unit(c) for c in dict.fromkeys((*law.columns, *law.variables, law.target))},
+        "parameters": list(law.names), "linear": list(law.linear),
+        "bounds": {p.name: [p.bounds[0], p.bounds[1] if p.bounds[1] < float("inf") else None] if p.log or
+                   abs(p.bounds[0]) < float("inf") else None for p in law.parameters},
+        "likelihood": law.likelihood or None, "needs": law.needs, "source": law.source, "status": law.status,
+        "published": [
+            {"values": dict(p.values), "source": p.source, "status": p.status, "note": p.note}
+            for p in law.published
+        ],
+    }  # fmt: skip
+
+
+def _show_law(law: Law) -> None:
+    from flopwise.laws.law import MEANING
+
+    typer.echo(f"{law.name} ({law.regime})\n    {law.formula}\n")
+    for column in dict.fromkeys((*law.columns, *law.variables, law.target)):
+        typer.echo(f"    {column:<12}{law.unit(column)}")
+    free = [p.name for p in law.parameters if p.name not in law.linear]
+    typer.echo(f"    parameters  {', '.join(law.names)}" + (
+        f"; linear given {', '.join(free)}: {', '.join(law.linear)}" if law.linear else ""))  # fmt: skip
+    typer.echo(f"    needs       {law.needs}")
+    typer.echo(f"    source      {law.source} ({MEANING[law.status]})")
+    for p in law.published:
+        values = ", ".join(f"{name} {value:g}" for name, value in p.values.items())
+        note = f"; {p.note}" if p.note else ""
+        typer.echo(f"    published   {values}  ({p.source}; {MEANING[p.status]}{note})")
+    columns = ",".join(f"{c}=COLUMN" for c in law.columns)
+    typer.echo(f"\n    flopwise fit TABLE --law {law.name} --map {columns}")
 
 
 def _show(fitted: Fit) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    from flopwise.laws import get
-
-    console = Console(markup=False)
-    law = get(fitted.law)
-    console.print(f"{law.name}: {law.formula}", highlight=False)
+    screen = console()
+    screen.print(f"{fitted.law}: {fitted.form.formula}" if fitted.law != fitted.form.formula else fitted.law)
     table = Table("parameter", "value", "95% from", "to", box=None, pad_edge=False)
     for name, value in fitted.params.items():
         table.add_row(name, f"{value:.5g}", *(f"{end:.4g}" for end in fitted.interval(name)))
-    console.print(table)
+    for name, value in fitted.fixed.items():
+        table.add_row(name, f"{value:.5g}", "held", "")
+    screen.print(table)
     runs = f" of {fitted.n_clusters} runs" if fitted.n_clusters < fitted.n else ""
     unit = "" if fitted.scale == "plain" else " of the value"
     scatter = f"{fitted.scatter:.3g}" if fitted.scale == "plain" else f"{fitted.scatter:.2%}"
-    console.print(
-        f"{fitted.n} points{runs}; objective {fitted.objective:.8g} ({fitted.loss}); scatter of single runs "
-        f"{scatter}{unit}; {fitted.status}",
-        highlight=False,
+    said = "" if fitted.form.from_counts else f"; scatter of single runs {scatter}{unit}"
+    screen.print(
+        f"{fitted.n} points{runs}; objective {fitted.objective:.8g} ({fitted.loss}){said}; intervals by "
+        f"{fitted.intervals}; {fitted.status}",
     )
     for warning in fitted.warnings:
-        console.print(f"mind: {warning}", highlight=False)
+        screen.print(f"mind: {warning}")
+    judged = _advice(fitted)
+    screen.print(f"verdict: {judged['verdict']}")
+    advice: dict[str, Any] | None = judged["next_run"]
+    if advice:
+        run, aim = (", ".join(f"{n} = {v:.3g}" for n, v in advice[key].items()) for key in ("run", "aim"))
+        before, after = (
+            f"{advice[k]:.2%}" if fitted.scale == "log" else f"{advice[k]:.3g}" for k in ("before", "after")
+        )
+        screen.print(
+            f"next: a run at {run} ({advice['cost']:.0%} of the largest) would narrow the law at "
+            f"{aim} from about "
+            f"±{before} to ±{after}"
+        )
 
 
-def _trials(trials: list[Backtest], by: str, as_json: bool, single: bool = False) -> None:
-    if as_json:
-        rows = [t.to_dict() | {"by": by, "fit": t.fit.to_dict()} for t in trials]
-        typer.echo(json.dumps(rows[0] if single else rows, indent=1))
-        return
-    from rich.console import Console
+def _show_backtest(made: Backtest) -> None:
     from rich.table import Table
 
     table = Table(
-        "law", "error (rms)", "worst", "in 95% interval", "fitted to", "status", box=None, pad_edge=False
-    )
-    for t in trials:
+        f"fitted up to {made.by}", "points", "times beyond", "held out", "error (rms)", "worst",
+        "in 95% interval", "status", box=None, pad_edge=False,
+    )  # fmt: skip
+    for t in made.trials:
+        table.add_row(
+            f"{t.threshold:.4g}", str(t.n), f"{t.distance.min():.3g} to {t.distance.max():.3g}",
+            str(len(t.errors)), f"{t.rms:.2%}", f"{t.errors[abs(t.errors).argmax()]:+.2%}",
+            f"{t.inside.sum()} of {len(t.inside)}", t.fit.status,
+        )  # fmt: skip
+    screen = console()
+    screen.print(f"{made.law}: error against distance")
+    screen.print(table)
+    for line in made.skipped:
+        screen.print(f"not fitted {line}")
+    screen.print(f"held out first: {made.by} = {made.held_out:.4g}")
+
+
+def _show_comparison(made: Comparison) -> None:
+    from rich.table import Table
+
+    table = Table(
+        "law", "error (rms)", "worst", "in 95% interval", "over all distances", "fitted to",
+        "weight", "status",
+        box=None, pad_edge=False,
+    )  # fmt: skip
+    for t in made:
         table.add_row(
             t.law, f"{t.rms:.2%}", f"{max(t.errors, key=abs):+.2%}", f"{sum(t.inside)} of {len(t.inside)}",
-            f"{t.fit.n} points", t.fit.status,
+            f"{t.covered:.0%}", f"{t.fit.n} points", f"{made.weights[t.law]:.2f}", t.fit.status,
         )  # fmt: skip
-    console = Console(markup=False)
-    console.print(table)
-    console.print(f"held out: {by} = {trials[0].held_out:.4g}", highlight=False)
+    screen = console()
+    screen.print(table)
+    screen.print(f"held out: {made[0].by} = {made[0].held_out:.4g}")
+    screen.print(made.verdict)

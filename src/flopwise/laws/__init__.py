@@ -10,8 +10,8 @@ from types import ModuleType
 from typing import Any
 
 __all__ = [
-    "Backtest", "Choice", "Comparison", "Fit", "Law", "Parameter", "Published", "backtest", "choose", "compare",
-    "fit", "get", "laws", "own", "register",
+    "Backtest", "Choice", "Comparison", "Fit", "Law", "Parameter", "Published", "backtest",
+    "choose", "compare", "fit", "get", "laws", "own", "register",
 ]  # fmt: skip
 
 _HOMES = {

@@ -1,7 +1,9 @@
-"""Which run would tell most: the next point for a fit, by what it would do to a prediction beyond the data."""
+"""Which run would tell most: the next point for a fit, by what it would do to a prediction beyond the
+data."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 BEYOND = 10.0
 """The prediction that is to be narrowed lies this many times beyond the largest run, in compute."""
 REACH = 3.0
-"""Candidates reach this many times beyond the fitted ranges, either way."""
+"""Candidates reach this many times beyond the largest N and D; below the smallest the form may bend."""
+WIDE = 0.1
+"""Half-width of the 95% interval at `BEYOND`, relative, from which on a law is not to be planned by."""
 POINTS = 13
 
 
@@ -36,20 +40,21 @@ class NextRun:
 
 
 def next_run(fit: Fit, beyond: float = BEYOND) -> NextRun | None:
-    """The run, no costlier than the largest so far, that narrows a prediction `beyond` times its compute most.
+    """The run, no costlier than the largest so far, that narrows a prediction `beyond` times its compute
+    most.
 
     From the covariance, as a rank-one update by one more independent run (c-optimal design). None for a law
     in other variables than N and D, or one alone; or where nothing is gained.
     """
     names = fit.form.variables
-    if names != ("N", "D") and len(names) != 1 or not set(names) <= set(fit.ranges):
+    if (names != ("N", "D") and len(names) != 1) or not set(names) <= set(fit.ranges):
         return None
     axes = []
     for name in names:
         low, high = fit.ranges[name]
         if low <= 0:
             return None
-        axes.append(np.geomspace(low / REACH, high * (REACH if len(names) > 1 else 1.0), POINTS))
+        axes.append(np.geomspace(low, high * (REACH if len(names) > 1 else 1.0), POINTS))
     points = np.array(list(product(*axes)))
     x = {name: points[:, i] for i, name in enumerate(names)}
     if len(names) == 2:
@@ -80,6 +85,56 @@ def next_run(fit: Fit, beyond: float = BEYOND) -> NextRun | None:
         {name: float(v[i]) for name, v in x.items()}, float(cost[i]), aim, t * float(np.sqrt(now)),
         t * float(np.sqrt(after)),
     )  # fmt: skip
+
+
+def missing_runs(x: Mapping[str, np.ndarray], count: int) -> str:
+    """In words, `count` runs that would fill the widest gaps of a table that is too small, variable by
+    variable.
+
+    Candidates combine the values there are, and a third and three times of them; none costs more than three
+    times the largest run. Each is the one farthest from all others in logarithms.
+
+    >>> missing_runs({"N": np.array([1e7, 1e8]), "D": np.array([1e9, 1e9])}, 1)
+    'a run, say N = 1e+08, D = 3e+08'
+    """
+    names = [n for n, v in x.items() if (v > 0).all()]
+    if len(names) != len(x):
+        return "runs" if count > 1 else "a run"
+    axes = [
+        np.unique(np.concatenate([np.unique(x[n])[[0, -1]] * f for f in (1 / REACH, 1.0, REACH)]))
+        for n in names
+    ]
+    there = np.log(np.stack([x[n] for n in names], axis=1))
+    options = np.log(np.array(list(product(*axes))))
+    options = options[options.sum(axis=1) <= there.sum(axis=1).max() + np.log(REACH) + 1e-9]
+    chosen = []
+    for _ in range(min(count, 3)):
+        gaps = np.linalg.norm(options[:, None] - there[None], axis=2).min(axis=1)
+        best = options[int(np.argmax(np.round(gaps, 6)))]
+        chosen.append(", ".join(f"{n} = {v:.3g}" for n, v in zip(names, np.exp(best), strict=True)))
+        there = np.vstack([there, best])
+    more = f" and {count - 3} more" if count > 3 else ""
+    return f"{'a run' if count == 1 else f'{count} runs'}, say {' and '.join(chosen)}{more}"
+
+
+def verdict(fit: Fit, advice: NextRun | None) -> str:
+    """Whether to trust the fit, in one line: what it is good for, or why not."""
+    serious = list(fit.diagnostics.get("serious", ()))
+    wide = advice is not None and fit.scale == "log" and advice.before > WIDE
+    if advice is not None and wide:
+        serious.append(f"{BEYOND:g} times beyond the data it is known to no better than {advice.before:.0%}")
+    if serious:
+        return f"not to be planned by: {'; '.join(serious)}"
+    if fit.status != "converged":
+        return f"not to be planned by: the fit ended with {fit.status}"
+    if advice is None:
+        return "holds for what was fitted; back-test it before you believe it beyond (flopwise backtest)"
+    known = f"{advice.before:.1%}" if fit.scale == "log" else f"{advice.before:.3g}"
+    return (
+        f"holds for what was fitted; if the form does, {BEYOND:g} times beyond it is known to within "
+        f"{known}. "
+        f"Whether the form does: flopwise backtest"
+    )
 
 
 def _largest(fit: Fit) -> float:

@@ -15,6 +15,10 @@ from flopwise.laws.result import Fit
 
 LEVELS = 6
 """Thresholds that a back-test is repeated over, at most."""
+STEPS = 12
+"""Different values of the scale up to which each is a step of its own; more are taken as continuous."""
+APART = 10**0.5
+"""Between thresholds on a continuous scale: the runs within this factor of the largest are held out first."""
 SAME = 1e-6
 """Values of a computed C this close are one: rounding must not split the largest runs."""
 
@@ -114,8 +118,8 @@ def backtest(
     columns = as_table(table)
     form = own(law, columns) if isinstance(law, str) and "=" in law else get(law)
     by, scale = scale_of(columns, by, form)
-    values = _levels(scale)
-    if len(values) < 2:
+    thresholds = _thresholds(scale)
+    if not len(thresholds):
         raise FlopwiseError(
             f"backtest: {by} is {scale.max():.6g} in every row; there is nothing smaller to fit to"
         )
@@ -123,13 +127,12 @@ def backtest(
     truth = _truth(form, columns, target)
     trials: list[Trial] = []
     skipped = []
-    thresholds = values[:-1][::-1]
     if hold_out == "largest_only":
         thresholds = thresholds[:1]
     elif len(thresholds) > LEVELS:
         thresholds = thresholds[np.unique(np.linspace(0, len(thresholds) - 1, LEVELS).round().astype(int))]
     for threshold in thresholds:
-        kept = scale <= threshold * (1 + SAME) if threshold > 0 else scale <= threshold
+        kept = scale <= (threshold * (1 + SAME) if threshold > 0 else threshold)
         small = {name: v[kept] for name, v in columns.items()}
         try:
             fitted = fit(
@@ -151,7 +154,8 @@ def _trial(
     from flopwise.records.table import numbers
 
     held = np.flatnonzero(~kept)
-    p = fitted.predict(**{v: numbers(columns, v, "backtest")[held] for v in fitted.form.variables})
+    at: dict[str, Any] = {v: numbers(columns, v, "backtest")[held] for v in fitted.form.variables}
+    p = fitted.predict(**at)
     size = np.maximum(np.abs(truth[held]), 1e-300)
     return Trial(
         threshold, int(kept.sum()), held, scale[held] / max(threshold, 1e-300),
@@ -166,23 +170,24 @@ def _truth(form: Law, columns: Mapping[str, Array], target: str) -> Array:
     if form.from_counts and target not in columns:
         if form.variables and not set(form.variables) <= set(columns):
             raise FlopwiseError(
-                f"backtest: {form.name} is fitted to counts and predicts {target} at {', '.join(form.variables)}; "
+                f"backtest: {form.name} is fitted to counts and predicts {target} at "
+                f"{', '.join(form.variables)}; "
                 f"for coverage at more samples see `flopwise coverage`"
             )
         return numbers(columns, "c", "backtest") / numbers(columns, "n", "backtest")
     return numbers(columns, target, "backtest")
 
 
-def _levels(scale: Array) -> Array:
-    """Different values, rising, those closer than rounding as one."""
+def _thresholds(scale: Array) -> Array:
+    """The largest scale to fit to, then smaller ones; values closer than rounding are one."""
     values = np.unique(scale)
-    kept = [values[0]]
-    for v in values[1:]:
-        if v > kept[-1] * (1 + SAME) or kept[-1] <= 0:
-            kept.append(v)
-        else:
-            kept[-1] = v
-    return np.array(kept)
+    new = np.append(True, values[1:] > values[:-1] * (1 + SAME) if values[0] > 0 else np.diff(values) > 0)
+    steps = np.maximum.reduceat(values, np.flatnonzero(new))
+    if len(steps) <= STEPS or steps[0] <= 0 or steps[-1] < APART * steps[0]:
+        return steps[:-1][::-1]
+    wanted = steps[-1] / APART ** np.arange(1, 2 * LEVELS + 1)
+    below = [steps[steps <= w].max() for w in wanted if (steps <= w).any()]
+    return np.unique(below)[::-1]
 
 
 def scale_of(columns: Mapping[str, Array], by: str, form: Law) -> tuple[str, Array]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
+from flopwise.laws.advice import missing_runs
 from flopwise.laws.law import Array, Law
 from flopwise.laws.objective import named
 from flopwise.laws.search import Minima, descend
@@ -34,8 +35,7 @@ def enough(law: Law, x: Mapping[str, Array], y: Array) -> None:
     if len(y) < k + 1:
         raise FlopwiseError(
             f"fit: {law.name} has {k} parameters and needs at least {k + 1} points, there are {len(y)}; add "
-            f"{k + 1 - len(y)} (it needs {law.needs or 'its variables to vary'}), hold parameters with --fix, "
-            f"or fit a law with fewer"
+            f"{missing_runs(x, k + 1 - len(y))}, hold parameters with --fix, or fit a law with fewer"
         )
     for name, values in x.items():
         if np.ptp(values) == 0 and name not in law.counts:
@@ -54,27 +54,38 @@ def enough(law: Law, x: Mapping[str, Array], y: Array) -> None:
 
 
 def look(
-    out: Fit, ends: Minima, noise: Spread, table: Mapping[str, Any], cluster: str | None, target: str
-) -> None:
-    """Append to the fit's warnings whatever a careful reader would want to know."""
+    out: Fit, ends: Minima, noise: Spread, table: Mapping[str, Any], cluster: str | None, target: str,
+    rows: Array,
+) -> None:  # fmt: skip
+    """Append to the fit's warnings whatever a careful reader would want to know.
+
+    `rows` [n]: which rows of the table were fitted.
+    """
     form, problem = out.form, out.problem
     assert problem is not None
     say, k = out.warnings.append, len(form.names)
+    serious = out.diagnostics.setdefault("serious", [])
     if form.unready and (reason := form.unready(out.params, out.ranges)):
         out.status = "not_identified"
         say(reason)
+        serious.append("the data end before the law shows")
     if not ends.converged[0]:
+        serious.append("the search did not settle")
         say(
-            f"the search stopped before it settled (one step more promises {ends.decrease[0]:.1e} of the rest)"
+            f"the search stopped before it settled (one step more promises {ends.decrease[0]:.1e} of "
+            f"the rest)"
         )
     if at_bound := out.diagnostics["at_bounds"]:
-        say(f"at the edge of its range: {', '.join(at_bound)}")
+        serious.append(f"{', '.join(at_bound)} at the edge of its range")
+        say(f"at the edge of its range: {', '.join(f'{n} = {out.params[n]:.3g}' for n in at_bound)}")
     if line := on_a_line(problem.x):
+        serious.append(f"{' and '.join(line)} were not varied apart ({missing_runs(problem.x, 1)} would)")
         say(
             f"{' and '.join(line)} lie on one line, so that their terms cannot be told apart: believe the "
             f"law along that line only, and vary one of them alone"
         )
     if out.n <= k + 2:
+        serious.append(f"{out.n} points for {k} parameters")
         say(f"{out.n} points for {k} parameters: next to nothing is left to test the law with")
     _not_identified(out, noise)
     if not noise.seen:
@@ -88,14 +99,20 @@ def look(
         for column in RUN_COLUMNS:
             if column in table and (g := len(np.unique(np.asarray(table[column]).astype(str)))) < out.n:
                 say(
-                    f"{out.n} rows come from {g} values of {column!r}: points of one run are not independent; "
+                    f"{out.n} rows come from {g} values of {column!r}: points of one run are not "
+                    f"independent; "
                     f"say --cluster {column}"
                 )
                 break
     if problem.scale != "nll":
-        _rows(out, problem.residuals(ends.theta[:1])[0])
+        _rows(out, problem.residuals(ends.theta[:1])[0], rows)
         _other_loss(out, ends.theta[:1])
     _conventions(out, table, target)
+    if len(table[next(iter(problem.x))]) > out.n:
+        say(
+            f"{len(table[next(iter(problem.x))])} rows: fitted to {out.n} of them, drawn at random"
+            f"{' by whole clusters' if cluster else ''}; intervals are those of the sample"
+        )
 
 
 def _not_identified(out: Fit, noise: Spread) -> None:
@@ -109,6 +126,7 @@ def _not_identified(out: Fit, noise: Spread) -> None:
     ]
     flat = out.diagnostics["flat_directions"]
     if flat:
+        out.diagnostics["serious"].append(f"{' and '.join(flat[0])} cannot be told apart")
         out.warnings.append(
             f"the data do not see the direction {' , '.join(f'{n} {v:+g}' for n, v in flat[0].items())}: "
             f"{' and '.join(flat[0])} can move together without any change"
@@ -125,7 +143,7 @@ def _not_identified(out: Fit, noise: Spread) -> None:
         )
 
 
-def _rows(out: Fit, r: Array) -> None:
+def _rows(out: Fit, r: Array, places: Array) -> None:
     """Outliers, by row; and rows that are there twice."""
     problem = out.problem
     assert problem is not None
@@ -136,16 +154,17 @@ def _rows(out: Fit, r: Array) -> None:
         if len(far):
             worst = far[np.argsort(-np.abs(r[far]))][:5]
             unit = (lambda v: f"{np.expm1(-v):+.1%}") if problem.scale == "log" else (lambda v: f"{-v:+.3g}")
-            named_rows = ", ".join(f"row {i + 1} ({unit(r[i])})" for i in worst)
+            named_rows = ", ".join(f"row {places[i] + 1} ({unit(r[i])})" for i in worst)
             more = f" and {len(far) - len(worst)} more" if len(far) > len(worst) else ""
             out.warnings.append(
-                f"far from the law, beyond {OUTLIER:g} robust standard deviations: {named_rows}{more}; look at "
+                f"far from the law, beyond {OUTLIER:g} robust standard deviations: "
+                f"{named_rows}{more}; look at "
                 f"them, and see whether the fit depends on them (--loss robust)"
             )
     rows = np.stack([*problem.x.values(), problem.y], axis=1)
     _, first, counts = np.unique(rows, axis=0, return_index=True, return_counts=True)
     if (twice := int((counts - 1).sum())) and out.n_clusters == out.n:
-        i = int(first[np.argmax(counts)])
+        i = int(places[first[np.argmax(counts)]])
         out.warnings.append(
             f"{twice} rows repeat another in every column that is used (row {i + 1} is one): if they are one "
             f"run, leave the copies out; they make intervals too narrow"
@@ -173,7 +192,8 @@ def _other_loss(out: Fit, theta: Array) -> None:
         rest = [n for n, a in zip(out.form.names, apart, strict=True) if a > 1 and n != name]
         also = f"; also {', '.join(rest)}" if rest else ""
         out.warnings.append(
-            f"the loss matters: {name} is {out.params[name]:.4g} by {out.loss} and {then[name]:.4g} by {how}, "
+            f"the loss matters: {name} is {out.params[name]:.4g} by {out.loss} and {then[name]:.4g} "
+            f"by {how}, "
             f"{apart[worst]:.1f} standard errors apart{also}"
         )
     out.diagnostics["other_loss"] = {"loss": how, "params": named(out.form, end.theta[0])}

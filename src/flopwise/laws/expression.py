@@ -309,7 +309,7 @@ def _graph(tree: ast.expr, known: Mapping[str, Node], text: str) -> Node:
     if isinstance(tree, ast.Name):
         return known.get(tree.id) or name(tree.id)
     if isinstance(tree, ast.Constant) and type(tree.value) in (int, float):
-        return const(tree.value)
+        return const(float(tree.value))  # type: ignore[arg-type]
     if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.keywords:
         function = tree.func.id
         if function in FUNCTIONS and FUNCTIONS[function][1]:
@@ -320,7 +320,8 @@ def _graph(tree: ast.expr, known: Mapping[str, Node], text: str) -> Node:
                 )
             return call(function, *(_graph(a, known, text) for a in tree.args))
     raise FlopwiseError(
-        f"formula {text[:80]!r}: {ast.unparse(tree)[:40]!r} is not understood; it may hold + - * / ^, numbers, "
+        f"formula {text[:80]!r}: {ast.unparse(tree)[:40]!r} is not understood; it may hold + - * / ^, "
+        f"numbers, "
         f"names and {', '.join(f for f in FUNCTIONS if f not in ('sign', 'below', 'square'))}"
     )
 

@@ -23,6 +23,10 @@ __all__ = ["INTERVALS", "LOSSES", "Allocation", "Fit", "Prediction", "fit"]
 
 LOSSES = ("log_huber", "log_squared", "squared", "robust", "binomial", "likelihood")
 INTERVALS = ("profile", "delta", "bootstrap", "posterior")
+MOST = 50_000
+"""Rows that are fitted; of more, a random sample says as much as anyone can use."""
+VANISHED = 1e-6
+"""Share of the target that a term must add somewhere to be there at all."""
 TURN = 1.345
 """Where the robust loss turns linear, in standard deviations: 95% efficient for normal noise (Huber 1981)."""
 
@@ -73,6 +77,11 @@ def fit(
             f"fit: {form.name} is no law of counts; for shares with columns n and c: binomial"
         )
     x, y, clusters = columns(form, table, target or form.target, cluster)
+    rows = np.arange(len(y))
+    if len(y) > MOST:
+        rows = _sample(clusters, len(y), seed)
+        x, y = {n: v[rows] for n, v in x.items()}, y[rows]
+        clusters = None if clusters is None else clusters[rows]
     doubts.enough(form, x, y)
     scale = "nll" if form.from_counts else "plain" if loss == "squared" else form.scale
     problem = Objective(form, x, y, delta if loss == "log_huber" else np.inf, scale)
@@ -91,7 +100,7 @@ def fit(
         fixed=dict(fixed or {}), curvature=noise.curvature, problem=problem,
     )  # fmt: skip
     _diagnose(out, ends, noise)
-    doubts.look(out, ends, noise, table, cluster, target or form.target)
+    doubts.look(out, ends, noise, table, cluster, target or form.target, rows)
     if bootstrap or intervals == "bootstrap":
         _bootstrap(out, clusters, bootstrap or 1000, seed, progress)
     elif intervals == "posterior":
@@ -99,6 +108,16 @@ def fit(
     else:
         out.intervals = intervals
     return out
+
+
+def _sample(clusters: Array | None, n: int, seed: int) -> Array:
+    """`MOST` of n rows at random, or the rows of clusters that hold about as many."""
+    rng = np.random.default_rng(seed)
+    if clusters is None:
+        return np.sort(rng.choice(n, MOST, replace=False))
+    names = np.unique(clusters)
+    share = max(1, int(len(names) * MOST / n))
+    return np.flatnonzero(np.isin(clusters, rng.choice(names, share, replace=False)))[:MOST]
 
 
 def _check(loss: str, delta: float, bootstrap: int, intervals: str) -> None:
@@ -142,7 +161,7 @@ def _diagnose(out: Fit, ends: Minima, noise: Spread) -> None:
     form, problem = out.form, out.problem
     assert problem is not None
     theta = ends.theta[0]
-    at_bound = [name for name, stuck in zip(form.names, ends.stuck[0], strict=True) if stuck]
+    at_bound = _at_bounds(problem, theta)
     deviation = np.sqrt(np.maximum(np.diag(noise.curvature), 1e-300))
     values, vectors = np.linalg.eigh(noise.curvature / np.outer(deviation, deviation))
     condition = float(np.sqrt(values[-1] / max(values[0], 1e-30 * values[-1])))
@@ -166,6 +185,18 @@ def _diagnose(out: Fit, ends: Minima, noise: Spread) -> None:
     if out.loss == "robust":
         out.diagnostics["delta"] = problem.delta
     out.status = "iteration_limit" if not ends.converged[0] else "at_bound" if at_bound else "converged"
+
+
+def _at_bounds(problem: Objective, theta: Array) -> list[str]:
+    """Parameters at the edge of their range, and factors of terms that have vanished."""
+    lower, upper = bounds(problem)
+    near = (theta <= lower + 1e-6) | (theta >= upper - 1e-6)
+    if problem.scale != "nll":
+        J = problem.jacobian(theta[None])[1][0]
+        effect = np.abs(J).max(axis=1) / np.sqrt(problem.unit)
+        positive = np.array([p.log for p in problem.law.parameters])
+        near |= positive & (effect < VANISHED) & (theta < np.log(1e-3))
+    return [name for name, at in zip(problem.law.names, near, strict=True) if at]
 
 
 def _bootstrap(

@@ -18,9 +18,14 @@ from flopwise.laws.expression import Formula, Node, Tape
 Array = np.ndarray
 Columns = Mapping[str, Array]
 REGIMES = ("pretraining", "post-training", "test-time")
-STATUSES = ("checked", "summary", "unverified", "own")
-"""How far a formula or value was checked: against code or data; against a summary or transcript of the paper;
-not at all; "own": a user's or our note, with no paper to check against."""
+MEANING = {
+    "checked": "checked against the authors' code or data",
+    "summary": "checked against a summary or transcript of the paper",
+    "unverified": "from memory: check before use",
+    "own": "no paper to check against",
+}
+"""How far a formula or a published value was checked."""
+STATUSES = tuple(MEANING)
 
 UNITS = {
     "N": "parameters", "D": "training tokens", "U": "unique training tokens", "C": "FLOP",

@@ -24,7 +24,8 @@ STEP = 1e-5
 
 @dataclass(frozen=True)
 class Local:
-    """The objective around parameters: `cost` [b], `gradient` [b, k], and two matrices of curvature [b, k, k].
+    """The objective around parameters: `cost` [b], `gradient` [b, k], and two matrices of curvature [b, k,
+    k].
 
     `safe` is positive and, with Huber weights, cannot overshoot; `true` is the second derivative.
     """
@@ -58,6 +59,16 @@ class Objective:
         out = replace(self, y=y, weights=weights)
         out.__dict__["_bound"] = self._bound
         return out
+
+    def thinned(self, most: int) -> Objective:
+        """The same on at most about `most` rows, evenly spread over the table."""
+        n = self.y.shape[-1]
+        if n <= most:
+            return self
+        rows = np.arange(0, n, -(-n // most))
+        weights = None if self.weights is None else self.weights[..., rows]
+        x = {name: v[rows] for name, v in self.x.items()}
+        return replace(self, x=x, y=self.y[..., rows], weights=weights)
 
     @cached_property
     def _bound(self) -> dict[int, list[Any]]:
@@ -177,7 +188,8 @@ class Objective:
         return out / h**2
 
     def _derivatives(self, theta: Array, order: int) -> tuple[Array, Array, list[Any] | None]:
-        """Residuals, their first derivatives, and the second derivatives of the law itself after its value."""
+        """Residuals, their first derivatives, and the second derivatives of the law itself after its
+        value."""
         b, k = theta.shape
         if self._function is not None:
             r = self.residuals(theta)

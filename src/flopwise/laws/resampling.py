@@ -13,6 +13,8 @@ from flopwise.laws.search import descend
 
 AT_ONCE = 256
 """Bootstrap draws between two reports of progress."""
+ELEMENTS = 1 << 22
+"""Weights held at a time."""
 
 
 def bootstrap(
@@ -29,22 +31,24 @@ def bootstrap(
     labels = np.arange(size) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     G = int(labels.max()) + 1
     places = np.unique(np.stack(list(problem.x.values())), axis=1, return_inverse=True)[1].ravel()
-    # How often each cluster, then each row, is in a draw: a resample is a set of weights.
-    draws = rng.multinomial(G, np.full(G, 1 / G), size=n)
-    for _ in range(100):
-        poor = np.flatnonzero([len(np.unique(places[w[labels] > 0])) < len(theta) for w in draws])
-        if not len(poor):
-            break
-        draws[poor] = rng.multinomial(G, np.full(G, 1 / G), size=len(poor))
     out, failed = [], 0
-    for first in range(0, n, AT_ONCE):
-        weights = draws[first : first + AT_ONCE][:, labels].astype(float)
-        start = np.tile(theta, (len(weights), 1))
-        ends = descend(replace(problem, weights=weights), start, lower, upper, sure=True)
+    at_once = max(1, min(AT_ONCE, ELEMENTS // size))
+    for first in range(0, n, at_once):
+        # How often each cluster, then each row, is in a draw: a resample is a set of weights.
+        draws = rng.multinomial(G, np.full(G, 1 / G), size=min(at_once, n - first))
+        for _ in range(100):
+            poor = np.flatnonzero([len(np.unique(places[w[labels] > 0])) < len(theta) for w in draws])
+            if not len(poor):
+                break
+            draws[poor] = rng.multinomial(G, np.full(G, 1 / G), size=len(poor))
+        weights = draws[:, labels].astype(float)
+        ends = descend(
+            replace(problem, weights=weights), np.tile(theta, (len(weights), 1)), lower, upper, sure=True
+        )
         out.append(ends.theta[ends.converged])
         failed += int((~ends.converged).sum())
         if progress:
-            progress(min(first + AT_ONCE, n) / n)
+            progress(min(first + at_once, n) / n)
     return np.concatenate(out), failed
 
 

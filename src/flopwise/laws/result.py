@@ -118,7 +118,8 @@ class Fit:
         """Confidence interval of a parameter.
 
         `method`: how, if not as the fit says (`intervals`): "profile" (from the profile likelihood; a bound
-        where no end was found), "delta" (curvature and Student's t), or the quantiles of the samples there are.
+        where no end was found), "delta" (curvature and Student's t), or the quantiles of the samples there
+        are.
         """
         if name not in self.form.names:
             raise FlopwiseError(
@@ -159,6 +160,8 @@ class Fit:
         for p, made in zip(self.form.parameters, found, strict=True):
             below, above = made.open_ends(self.t(0.95, p.name))
             sides = [w for w, open_ in (("smaller", below), ("larger", above)) if open_]
+            if len(sides) == 2:
+                self.diagnostics.setdefault("serious", []).append(f"{p.name} is not identified")
             if sides and p.name not in self.diagnostics.get("at_bounds", ()):
                 values = np.exp(made.values) if p.log else made.values
                 self.warnings.append(
@@ -233,7 +236,8 @@ class Fit:
             support["C"] = self.ranges["C"]
         if "C" in support and (times := float(asked["C"].max()) / support["C"][1]) > 10:
             said.append(
-                f"C = {asked['C'].max():.3g} is {times:.3g} times the largest that was fitted; beyond 10 times "
+                f"C = {asked['C'].max():.3g} is {times:.3g} times the largest that was fitted; beyond "
+                f"10 times "
                 f"the interval does not know whether the form still holds"
             )
         if "D / N" in support:
@@ -242,7 +246,8 @@ class Fit:
             if (ratio > 1.5 * high).any() or (ratio < low / 1.5).any():
                 worst = float(ratio[np.argmax(np.maximum(ratio / high, low / ratio))])
                 said.append(
-                    f"{worst:.3g} tokens per parameter; the fitted runs have {low:.3g} to {high:.3g}, and laws "
+                    f"{worst:.3g} tokens per parameter; the fitted runs have {low:.3g} to {high:.3g}, "
+                    f"and laws "
                     f"are unreliable outside"
                 )
         return tuple(said)
@@ -312,7 +317,8 @@ class Fit:
         return Allocation(C, N, D, at.value, intervals)  # type: ignore[arg-type]
 
     def draws(self, n: int, seed: int = 0) -> list[dict[str, float]]:
-        """Parameter sets from the fit's uncertainty (bootstrap or posterior, else multivariate t), for plans."""
+        """Parameter sets from the fit's uncertainty (bootstrap or posterior, else multivariate t), for
+        plans."""
         rng = np.random.default_rng(seed)
         if self.samples is not None:
             return [named(self.form, self.samples[i]) for i in rng.integers(len(self.samples), size=n)]

@@ -1,9 +1,9 @@
 """The minimum of an objective: a descent for many members at once.
 
-A step solves the damped normal equations (Levenberg and Marquardt), scaled so that parameters weigh alike. Far
-from the end they have Huber weights, which cannot overshoot; near it the true second derivative, without which
-a loss that is nearly absolute deviations creeps. It ends when the gradient is exhausted: when no step, however
-damped, makes the cost smaller. Parameters at a bound with the slope outwards stay there.
+A step solves the damped normal equations (Levenberg and Marquardt), scaled so that parameters weigh alike.
+Far from the end they have Huber weights, which cannot overshoot; near it the true second derivative, without
+which a loss that is nearly absolute deviations creeps. It ends when the gradient is exhausted: when no step,
+however damped, makes the cost smaller. Parameters at a bound with the slope outwards stay there.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from flopwise.laws.objective import Objective
 
 NOTHING = 1e-13
 """Share of the cost below which a promised decrease is lost in rounding."""
+ELEMENTS = 1 << 18
+"""Residuals computed together at most: what keeps long tables from filling the memory."""
 CHUNK = 32
 """Members walked down together, the next taking the place of one that ended: their derivatives still fit the
 processor's cache."""
@@ -85,7 +87,7 @@ class _Descent:
         going = waiting[:0]
         n = self.problem.y.shape[-1]
         while len(going) or len(waiting):
-            room = CHUNK - len(going)
+            room = max(1, min(CHUNK, ELEMENTS // n)) - len(going)
             going, waiting = np.concatenate([going, waiting[:room]]), waiting[room:]
             going = self._step(going)
             going = going[self.steps[going] < self.limit]

@@ -18,25 +18,30 @@ from flopwise.laws.search import Minima, descend
 
 GRID = {0: 1, 1: 25, 2: 9, 3: 7}
 """Points in each direction, by the number of nonlinear parameters."""
+SCREEN = 4096
+"""Rows that starts are screened and roughly walked down on."""
 ROUGH = 6
 """Starts that are walked down, roughly, after all have been screened."""
-_BELOW, _ABOVE = 12.0, 35.0
-"""How far outside its starting range (e to this power) an unbounded positive parameter may go: a floor of
-zero is a finding, not a place to get lost in."""
+_BELOW, _ABOVE, _ABOVE_UNIT = 12.0, 7.0, 35.0
+"""How far outside its starting range (e to this power) an unbounded positive parameter may go, up farther if
+it is in a variable's units: a floor of zero is a finding, not a place to get lost in."""
 _EMPTY = 0.01
 """Share of the whole that an empty term starts with: at zero it would have no slope to leave by."""
 
 
 def minimise(problem: Objective, n_starts: int, seed: int) -> Minima:
     """Minima, best first: starts are screened, the best walked down roughly, the last few to the end."""
-    lower, upper = bounds(problem)
+    whole, problem = problem, problem.thinned(SCREEN)
+    lower, upper = bounds(whole)
     starts = np.clip(begin(problem, n_starts, seed), lower, upper)
-    order = np.argsort(problem.cost(starts), kind="stable")[: max(ROUGH, n_starts // 8 if crowded(problem) else 0)]
+    order = np.argsort(problem.cost(starts), kind="stable")[
+        : max(ROUGH, n_starts // 8 if crowded(problem) else 0)
+    ]
     # Rough descents in squares: the valley is the same, and it is smoother.
     smooth = Objective(problem.law, problem.x, problem.y, np.inf, problem.scale, problem.weights)
     rough = descend(smooth, starts[order], lower, upper, limit=8 if problem.law.linear else 40, newton=False)
     few = rough.take(_distinct(rough)[:4])
-    ends = descend(problem, few.theta, lower, upper)
+    ends = descend(whole, few.theta, lower, upper)
     return ends.take(np.argsort(ends.cost, kind="stable"))
 
 
@@ -46,7 +51,8 @@ def crowded(problem: Objective) -> bool:
 
 
 def begin(problem: Objective, n: int, seed: int) -> Array:
-    """Starting points [m, k] as searched; `n` of them where the nonlinear parameters are too many for a grid."""
+    """Starting points [m, k] as searched; `n` of them where the nonlinear parameters are too many for a
+    grid."""
     law = problem.law
     solved = law.linear if problem.scale != "nll" else ()
     searched_for = [p for p in law.parameters if p.name not in solved]
@@ -57,8 +63,8 @@ def begin(problem: Objective, n: int, seed: int) -> Array:
         low, high = np.array(ranges).T
         # Every further dimension beyond four takes twice as many.
         points = low + (high - low) * _even(n * 2 ** min(len(ranges) - 4, 4), len(ranges), seed)
-    theta = np.tile(searched(law, {p.name: float(np.sqrt(p.start[0] * p.start[1])) if p.log else
-                                   float(np.mean(p.start)) for p in law.parameters}), (len(points), 1))  # fmt: skip
+    middle = {p.name: (p.start[0] * p.start[1]) ** 0.5 if p.log else sum(p.start) / 2 for p in law.parameters}
+    theta = np.tile(searched(law, middle), (len(points), 1))
     columns = [law.names.index(p.name) for p in searched_for]
     theta[:, columns] = points.reshape(len(points), len(columns))
     return _solve_linear(problem, theta, solved) if solved else theta
@@ -91,10 +97,11 @@ def _bounds(p: Parameter, problem: Objective) -> tuple[float, float]:
     low, high = _searched_range(p, problem)
     if p.name in problem.law.linear:
         # A factor's size is set by its term, which no starting range knows: only what is no number is out.
-        low, high = -300.0 + _BELOW, 300.0 - _ABOVE
+        low, high = -300.0 + _BELOW, 300.0 - _ABOVE_UNIT
+    above = _ABOVE_UNIT if p.unit or p.name in problem.law.linear else _ABOVE
     return (
         float(np.log(p.bounds[0])) if p.bounds[0] > 0 else low - _BELOW,
-        float(np.log(p.bounds[1])) if p.bounds[1] < np.inf else high + _ABOVE,
+        float(np.log(p.bounds[1])) if p.bounds[1] < np.inf else high + above,
     )
 
 
@@ -103,7 +110,8 @@ def _inside(a: float, b: float, n: int) -> Array:
 
 
 def _even(n: int, dimensions: int, seed: int) -> Array:
-    """n points that fill the unit cube: multiples of powers of the golden ratio's cousin (Roberts 2018, R_d)."""
+    """n points that fill the unit cube: multiples of powers of the golden ratio's cousin (Roberts 2018,
+    R_d)."""
     phi = 2.0
     for _ in range(60):
         phi = (1 + phi) ** (1 / (dimensions + 1))

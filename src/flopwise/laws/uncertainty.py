@@ -36,7 +36,8 @@ class Spread:
     """Standard deviation between clusters, on the law's scale; 0 where none can be seen."""
     within: float
     dofs: Array
-    """Degrees of freedom of each parameter's variance [k]; infinite for a likelihood of independent counts."""
+    """Degrees of freedom of each parameter's variance [k]; infinite for a likelihood of independent
+    counts."""
     seen: bool
     """Whether noise between clusters could be told from the law itself."""
     how: str
@@ -109,7 +110,8 @@ def _of_clusters(J: Array, psi: Array, soft: Array, inverse: Array, clusters: Ar
 
 
 def from_likelihood(H: Array, scores: Array, clusters: Array | None, n: int) -> Spread:
-    """Covariance of a maximum-likelihood fit from its second derivative `H` [k, k]; of clusters, the sandwich.
+    """Covariance of a maximum-likelihood fit from its second derivative `H` [k, k]; of clusters, the
+    sandwich.
 
     `scores` [n, k]: derivatives of each row's minus log-likelihood.
     """
@@ -176,7 +178,15 @@ def _anova(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     within = ms_w if between else pooled
     carried = inverse @ J.T @ Z
     covariance = within * efficiency(delta, np.sqrt(within)) * inverse + between * carried @ carried.T
-    return Spread(covariance, H, float(np.sqrt(between)), float(np.sqrt(within)), np.full(k, float(dof_b)), True, "anova")
+    return Spread(
+        covariance,
+        H,
+        float(np.sqrt(between)),
+        float(np.sqrt(within)),
+        np.full(k, float(dof_b)),
+        True,
+        "anova",
+    )
 
 
 def inside(delta: float, sigma: float) -> float:
