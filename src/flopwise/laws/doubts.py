@@ -145,19 +145,22 @@ def _not_identified(out: Fit, noise: Spread) -> None:
 
 def _rows(out: Fit, r: Array, places: Array) -> None:
     """Outliers, by row; and rows that are there twice."""
+    from scipy.special import ndtri
+
     problem = out.problem
     assert problem is not None
     n, k = len(r), len(out.form.names)
     sigma = robust_scale(r, k)
     if n >= 2 * k and sigma > 0:
-        far = np.flatnonzero(np.abs(r) > OUTLIER * sigma)
+        limit = max(OUTLIER, float(-ndtri(0.01 / n)))  # of many normal rows a few are far out
+        far = np.flatnonzero(np.abs(r) > limit * sigma)
         if len(far):
             worst = far[np.argsort(-np.abs(r[far]))][:5]
             unit = (lambda v: f"{np.expm1(-v):+.1%}") if problem.scale == "log" else (lambda v: f"{-v:+.3g}")
             named_rows = ", ".join(f"row {places[i] + 1} ({unit(r[i])})" for i in worst)
             more = f" and {len(far) - len(worst)} more" if len(far) > len(worst) else ""
             out.warnings.append(
-                f"far from the law, beyond {OUTLIER:g} robust standard deviations: "
+                f"far from the law, beyond {limit:.1f} robust standard deviations: "
                 f"{named_rows}{more}; look at "
                 f"them, and see whether the fit depends on them (--loss robust)"
             )

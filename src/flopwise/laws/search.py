@@ -17,11 +17,9 @@ from flopwise.laws.objective import Objective
 
 NOTHING = 1e-13
 """Share of the cost below which a promised decrease is lost in rounding."""
-ELEMENTS = 1 << 18
-"""Residuals computed together at most: what keeps long tables from filling the memory."""
-CHUNK = 32
-"""Members walked down together, the next taking the place of one that ended: their derivatives still fit the
-processor's cache."""
+ELEMENTS = 1 << 13
+"""Residuals computed together, members times rows: few enough that their derivatives fit the processor's cache,
+enough that the time goes into arithmetic. A member that ends makes room for the next."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ class _Descent:
         going = waiting[:0]
         n = self.problem.y.shape[-1]
         while len(going) or len(waiting):
-            room = max(1, min(CHUNK, ELEMENTS // n)) - len(going)
+            room = max(1, ELEMENTS // n) - len(going)
             going, waiting = np.concatenate([going, waiting[:room]]), waiting[room:]
             going = self._step(going)
             going = going[self.steps[going] < self.limit]
