@@ -75,7 +75,7 @@ GRIDS: dict[str, Callable[[], dict[str, np.ndarray]]] = {
     "shifted": lambda: curve(20),
     "bnsl": lambda: curve(60, 1e9),
     "bnsl_2": lambda: curve(120, 1e10),
-    "bnsl_3": lambda: curve(200, 1e15),
+    "bnsl_3": lambda: curve(200, 1e13),
     "rosenfeld": lambda: cross(N=np.geomspace(1e4, 1e9, 7), D=np.geomspace(1e3, 1e8, 7)),
     "rosenfeld_envelope": lambda: cross(N=np.geomspace(1e3, 1e9, 9), D=np.geomspace(1e2, 1e8, 9)),
     "data_constrained": repeated,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from flopwise.errors import FlopwiseError
 from flopwise.laws.law import Law, Parameter, Published, register
 
 UNITS = {"x": "examples, tokens, parameters, steps or FLOP", "loss": "loss or error rate"}
@@ -116,10 +117,10 @@ def bnsl(breaks: int) -> Law:
     The place d of a later break is that of the one before times s.
 
     Raises:
-        ValueError: no break: that is `m2`.
+        FlopwiseError: no break: that is `m2`.
     """
     if breaks < 1:
-        raise ValueError(f"breaks is {breaks}, at least 1 is needed; without one the law is m2")
+        raise FlopwiseError(f"breaks is {breaks}, at least 1 is needed; without one the law is m2")
     factors, places, own = [], [], []
     for i in range(1, breaks + 1):
         factors.append(f"(1 + (x / d{i})^(1 / f{i}))^(-c{i} * f{i})")
@@ -131,15 +132,15 @@ def bnsl(breaks: int) -> Law:
             Parameter(f"s{i}", (3.0, 1e4), bounds=(1.0, np.inf)) if i > 1
             else Parameter("d1", (0.02 / 20.0 ** (breaks - 1), 50.0 / 20.0 ** (breaks - 1)), unit="x"),
             # A sharper break than this is a corner, and its powers leave what a number can hold.
-            Parameter(f"f{i}", (0.1, 1.0), bounds=(0.03, 30.0)),
+            Parameter(f"f{i}", (0.1, 0.8), bounds=(0.03, 30.0)),
         ]  # fmt: skip
     return Law(
         name="bnsl" if breaks == 1 else f"bnsl_{breaks}", regime="pretraining",
         formula="loss = E + b * x^-c0 * " + " * ".join(factors)
         + (" where " + " and ".join(places) if places else ""),
         parameters=(
-            Parameter("E", (1e-3, 3.0)), FACTOR,
-            Parameter("c0", (-0.05, 0.6), log=False, bounds=(-8.0, 8.0)), *own,
+            Parameter("E", (1e-4, 1.0)), FACTOR,
+            Parameter("c0", (-0.05, 0.4), log=False, bounds=(-8.0, 8.0)), *own,
         ),
         source="Caballero et al. 2022 (BNSL), arXiv 2210.14891, eq. 1, whose a is E here",
         status="checked", units=UNITS,

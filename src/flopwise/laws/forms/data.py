@@ -21,7 +21,7 @@ DATA_CONSTRAINED = register(
         "and rN = max(N / UN - 1, 0) and rD = max(D / U - 1, 0) "
         "and Ne = UN * (1 + RN * (1 - exp(-rN / RN))) and De = U * (1 + RD * (1 - exp(-rD / RD)))",
         parameters=(
-            FLOOR, *FACTORS, *EXPONENTS, Parameter("RD", (1.0, 100.0)), Parameter("RN", (1.0, 100.0)),
+            FLOOR, *FACTORS, *EXPONENTS, Parameter("RD", (3.0, 300.0)), Parameter("RN", (1.0, 100.0)),
         ),
         source="Muennighoff et al. 2023, arXiv 2305.16264, and the authors' notebook", status="checked",
         needs="runs of one pass, of many passes, and models larger than U supports; the paper fixes all but "

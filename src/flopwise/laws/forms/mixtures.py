@@ -6,6 +6,7 @@ last share out.
 
 from __future__ import annotations
 
+from flopwise.errors import FlopwiseError
 from flopwise.laws.forms.dense import EXPONENTS, FACTORS, FLOOR
 from flopwise.laws.law import Law, Parameter, register
 
@@ -14,7 +15,7 @@ SHUKOR = "Shukor et al. 2025, arXiv 2507.09404"
 
 def _terms(domains: int) -> range:
     if domains < 2:
-        raise ValueError(f"domains is {domains}, a mixture has at least 2")
+        raise FlopwiseError(f"domains is {domains}, a mixture has at least 2")
     return range(1, domains + 1)
 
 
@@ -32,7 +33,7 @@ def mixture_exponential(domains: int) -> Law:
     The paper's t_j and k with all shares are K = k exp(t_last) and t_j - t_last here.
 
     Raises:
-        ValueError: fewer than two domains.
+        FlopwiseError: fewer than two domains.
     """
     _terms(domains)
     numbers = range(1, domains)
@@ -53,7 +54,7 @@ def mixture_additive(domains: int) -> Law:
     """Loss at N and D with a floor that depends on the shares r1 to r(domains); not registered.
 
     Raises:
-        ValueError: fewer than two domains.
+        FlopwiseError: fewer than two domains.
     """
     numbers = _terms(domains)
     return Law(
@@ -70,7 +71,7 @@ def mixture_joint(domains: int) -> Law:
     """As `mixture_additive`, with the factors of N and D powers of sums over shares too; not registered.
 
     Raises:
-        ValueError: fewer than two domains.
+        FlopwiseError: fewer than two domains.
     """
     numbers = _terms(domains)
 
@@ -80,7 +81,10 @@ def mixture_joint(domains: int) -> Law:
     own = [
         p
         for name in "AB"
-        for p in (*(Parameter(f"{name}{i}", (1.0, 1e3)) for i in numbers), Parameter(f"g{name}", (0.5, 2.0)))
+        for p in (
+            *(Parameter(f"{name}{i}", (1.0, 300.0 * 3**i)) for i in numbers),
+            Parameter(f"g{name}", (0.5, 2.0)),
+        )
     ]
     return Law(
         name=_name("mixture_joint", domains), regime="pretraining",

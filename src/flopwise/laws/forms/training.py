@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -106,10 +107,8 @@ def areas(rates: Array, decay: float = 0.999) -> tuple[Array, Array]:
     rates = _schedule(rates)
     if not 0 <= decay < 1:
         raise FlopwiseError(f"decay is {decay}, it must be at least 0 and below 1, as .999")
-    from scipy.signal import lfilter
-
     drops = -np.diff(rates, prepend=rates[0])
-    momentum = lfilter([1.0], [1.0, -decay], drops)
+    momentum = list(accumulate(drops.tolist(), lambda m, drop: decay * m + drop))
     return np.cumsum(rates), np.cumsum(momentum)
 
 
