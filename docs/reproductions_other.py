@@ -318,8 +318,8 @@ def _train_to_test(folder: Path) -> Iterator[Row]:
                 f"{benchmark}: pass@1 to pass@128 of 6.9B and 12B from sizes up to 2.8B, {name}", "",
                 f"{100 * nlp.mean():.1f} % of -log pass@k", OWN,
                 f"mean absolute error of pass@k {error.mean():.4f} of {held['coverage'].mean():.3f}; "
-                f"checkpoints of {least:.0e} tokens and more; minus log of mean coverage, since many problems "
-                "are never solved; on its own models the paper has 2.8 % (loss form) and 8.4 % (accuracy form)",
+                f"checkpoints of {least:.0e} tokens and more; minus log of mean coverage, as many problems "
+                "are never solved; on its own models the paper has 2.8 % (loss form), 8.4 % (accuracy form)",
             )
 
 

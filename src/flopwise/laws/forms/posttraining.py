@@ -86,7 +86,7 @@ SYNTHETIC = register(
     Law(
         name="synthetic_rectified", regime="post-training", formula="error = E + B / (Dl + D^beta)",
         parameters=(
-            Parameter("E", (0.01, 0.8)), Parameter("B", (1.0, 1e4)), Parameter("Dl", (0.1, 1e5)),
+            Parameter("E", (0.01, 0.8)), Parameter("B", (1.0, 1e3)), Parameter("Dl", (0.1, 1e5)),
             Parameter("beta", (0.1, 1.5)),
         ),
         from_zero=("D",), units={"D": "synthetic tokens"}, span=(0.0, 1.0), scale="plain",
@@ -101,9 +101,9 @@ DISTILLATION = register(
         formula="loss = teacher + teacher^-c0 * (1 + (teacher / (supervised * d1))^(1 / f1))^(-c1 * f1) "
         "* (A / N^alpha + B / D^beta)^gamma",
         parameters=(
-            Parameter("c0", (0.5, 8.0)), Parameter("c1", (10.0, 1000.0)), Parameter("d1", (0.8, 2.0)),
-            Parameter("f1", (0.03, 0.4)), Parameter("A", (10.0, 1e5)), Parameter("B", (10.0, 1e6)),
-            Parameter("alpha", (0.1, 0.9)), Parameter("beta", (0.1, 0.9)), Parameter("gamma", (0.2, 1.5)),
+            Parameter("c0", (1.0, 5.0)), Parameter("c1", (50.0, 1000.0)), Parameter("d1", (0.9, 1.6)),
+            Parameter("f1", (0.04, 0.3)), Parameter("A", (100.0, 2e4)), Parameter("B", (1e3, 3e5)),
+            Parameter("alpha", (0.15, 0.7)), Parameter("beta", (0.2, 0.8)), Parameter("gamma", (0.4, 1.2)),
         ),
         variables=("N", "D", "teacher", "supervised"),
         units={
@@ -138,15 +138,20 @@ BEST_OF_N_KL = register(
 )  # fmt: skip
 
 
+@lru_cache(maxsize=1)
+def _nodes() -> tuple[Array, Array]:
+    """Nodes and weights from 0 to 14: a normal draw beyond that has a chance of 1e-44."""
+    x, weights = np.polynomial.legendre.leggauss(300)
+    return 7.0 * (x + 1), 7.0 * weights
+
+
 @lru_cache(maxsize=4096)
 def normal_maximum(n: float) -> float:
     """E max of n standard normals, n real and at least 1: the integral of 1 - F(x)^n - F(-x)^n over x > 0."""
     from scipy.special import log_ndtr
 
-    nodes, weights = np.polynomial.legendre.leggauss(200)
-    x = 20.0 * (nodes + 1)
-    inside = -np.expm1(n * log_ndtr(x)) - np.exp(n * log_ndtr(-x))
-    return float(20.0 * weights @ inside)
+    x, weights = _nodes()
+    return float(weights @ (-np.expm1(n * log_ndtr(x)) - np.exp(n * log_ndtr(-x))))
 
 
 def _best_of_n_gain(p: Mapping[str, Any], x: Columns) -> Array:
