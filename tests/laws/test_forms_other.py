@@ -338,12 +338,48 @@ def test_rows_of_a_likelihood_are_chances():
         problem = Objective(law, {"n": np.full(13, n), "c": c}, np.zeros(13), np.inf, "nll")
         nll = problem.residuals(searched(law, params)[None])[0]
         assert nll == pytest.approx(-exact.logpmf(c))
-        assert logsumexp(-nll) == pytest.approx(0.0, abs=1e-12)
+
+
+MIXTURES = {
+    "beta_binomial_unsolvable": {"a": 0.4, "b": 2.5, "u": 0.3},
+    "scaled_beta": {"a": 0.4, "b": 2.5, "largest": 0.6},
+    "kumaraswamy": {"a": 0.4, "b": 2.5},
+}
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixtures_of_counts_are_distributions_and_cover_as_their_forms(name):
+    """Chances of c = 0 to n add up to one; that of c = 0 is what n samples leave unsolved."""
+    law, params, n = get(name), MIXTURES[name], 12
+    problem = Objective(law, {"n": np.full(13, 12.0), "c": np.arange(13.0)}, np.zeros(13), np.inf, "nll")
+    nll = problem.residuals(searched(law, params)[None])[0]
+    assert logsumexp(-nll) == pytest.approx(0.0, abs=1e-6)
+    coverage = law(params, {"k": np.array([1.0, float(n), 1000.0])})
+    assert 1 - np.exp(-nll[0]) == pytest.approx(coverage[1], rel=1e-6)
+    if name == "scaled_beta":
+        assert coverage[0] == pytest.approx(0.6 * 0.4 / 2.9, rel=1e-6)
+    if name == "kumaraswamy":
+        assert coverage[0] == pytest.approx(2.5 * beta_function(1 + 1 / 0.4, 2.5), rel=1e-6)
+    if name == "beta_binomial_unsolvable":
+        assert coverage[0] == pytest.approx(0.7 * 0.4 / 2.9)
+
+
+def test_mixtures_take_batches_of_parameters():
+    for name in ("scaled_beta", "kumaraswamy"):
+        law, p = get(name), MIXTURES[name]
+        x = {"k": np.array([1.0, 30.0, 1.0])}
+        batch = law({key: np.array([[v], [v / 2]]) for key, v in p.items()}, x)
+        assert batch.shape == (2, 3)
+        assert batch[0] == pytest.approx(law(p, x))
+        assert batch[1] == pytest.approx(law({key: v / 2 for key, v in p.items()}, x))
 
 
 COUNTS = {
     "binomial_rate": ({"p": 0.03}, 60),
     "beta_binomial": ({"a": 0.3, "b": 4.0}, 1500),
+    "beta_binomial_unsolvable": ({"a": 0.8, "b": 4.0, "u": 0.3}, 1500),
+    "scaled_beta": ({"a": 0.5, "b": 1.5, "largest": 0.4}, 1500),
+    "kumaraswamy": ({"a": 0.5, "b": 3.0}, 800),
     "train_to_test_counts": (
         {"t1": -1.0, "t3": 1.5, "t4": 0.1, "N0": 3e8, "D0": 2e10, "alpha": 0.5, "beta": 0.6}, 120
     ),
@@ -359,11 +395,13 @@ def test_simulated_counts_give_the_parameters_back_within_their_errors(name):
         L = (params["N0"] / x["N"]) ** params["alpha"] + (params["D0"] / x["D"]) ** params["beta"]
         m, v = expit(params["t1"] - L), np.exp(params["t3"] - params["t4"] * L)
         chance = rng.beta(m * v, (1 - m) * v)
+    elif name == "binomial_rate":
+        x, chance = {}, np.full(problems, params["p"])
+    elif name == "kumaraswamy":
+        x, chance = {}, (1 - rng.uniform(size=problems) ** (1 / params["b"])) ** (1 / params["a"])
     else:
-        x = {"problem": np.arange(problems)}
-        chance = (
-            np.full(problems, params["p"]) if "p" in params else rng.beta(params["a"], params["b"], problems)
-        )
+        x, chance = {}, rng.beta(params["a"], params["b"], problems) * params.get("largest", 1.0)
+        chance *= rng.uniform(size=problems) >= params.get("u", 0.0)
     n = rng.choice([64, 256], len(chance)).astype(float)
     x = {key: values for key, values in x.items() if key != "problem"}
     x |= {"n": n, "c": rng.binomial(n.astype(int), chance).astype(float)}

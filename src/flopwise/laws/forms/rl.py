@@ -30,6 +30,15 @@ RL_SIGMOID = register(
         from_zero=("C",), span=(0.0, 1.0), unready=_before_the_middle,
         source="Khatri et al. 2025 (ScaleRL), arXiv 2510.13786", status="summary", scale="plain",
         needs="a curve that has passed Cmid: a short one does not tell the ceiling A",
+        published=(
+            Published(
+                {"A": 0.645, "B": 1.70}, "Khatri et al. 2025", "summary",
+                "8B model, pass rate, 1.5k to 50k GPU-hours",
+            ),
+            Published(
+                {"A": 0.655, "B": 1.56}, "Khatri et al. 2025", "summary", "the same, 0 to 100k GPU-hours"
+            ),
+        ),
     )
 )  # fmt: skip
 
@@ -53,9 +62,9 @@ RL_POWER_SIZE = register(
             Parameter("kmax", (0.01, 1.0)), Parameter("N0", (0.03, 30.0), unit="N"),
         ),
         units={"C": "RL compute or samples", "error": "1 - pass@1"}, span=(0.0, 1.0),
-        source="Tan et al. 2025, arXiv 2509.25300; E(N) = k(N) log(C0 N^r) as in the authors' code, here with N "
-        "in 1e9",
-        status="checked", needs="curves of three models or more",
+        source="Tan et al. 2025, arXiv 2509.25300; E(N) = k(N) log(C0 N^r) as in the authors' code, here "
+        "with N in 1e9", status="checked",
+        needs="curves of three models or more",
     )
 )  # fmt: skip
 
