@@ -36,8 +36,12 @@ def mixtures(domains: int, listed: int, **axes: np.ndarray) -> dict[str, np.ndar
 
 
 def repeated() -> dict[str, np.ndarray]:
-    """Up to 60 passes over two pools."""
-    x = cross(N=SIZES, U=np.array([1e8, 3e9]), passes=np.array([1.0, 2.0, 4.0, 10.0, 25.0, 60.0]))
+    """Up to 60 passes over three pools, with models that they support and others."""
+    x = cross(
+        N=np.geomspace(1e6, 1e10, 6),
+        U=np.array([1e8, 5e9, 2e11]),
+        passes=np.array([1.0, 2.0, 4.0, 10.0, 25.0, 60.0]),
+    )
     return x | {"D": x["U"] * x.pop("passes")}
 
 

@@ -145,19 +145,20 @@ def test_coupled_and_nested_contain_chinchilla():
     expected = get("chinchilla")(BASE, x)
     coupled = {"E": 1.7, "A": 400.0, "R": 900 / 400, "alpha": 0.34, "beta": 0.31, "k": 1.0}
     assert get("coupled")(coupled, x) == pytest.approx(expected, rel=1e-13)
-    assert get("nested")(BASE | {"q": 1.0}, x) == pytest.approx(expected, rel=1e-13)
+    nested = {"E": 1.7, "A": 400.0, "R": 900 / 400, "alpha": 0.34, "beta": 0.31, "q": 1.0}
+    assert get("nested")(nested, x) == pytest.approx(expected, rel=1e-13)
     # The two are one family: q = k, and exponents that are k times as large.
     q = 0.6
-    nested = get("nested")(BASE | {"q": q}, x)
+    with_q = get("nested")(nested | {"q": q}, x)
     same = {"E": 1.7, "A": 400.0, "R": (900 / 400) ** (1 / q), "alpha": 0.34 / q, "beta": 0.31 / q, "k": q}
-    assert get("coupled")(same, x) == pytest.approx(nested, rel=1e-13)
+    assert get("coupled")(same, x) == pytest.approx(with_q, rel=1e-13)
 
 
 def test_nested_without_floor_contains_kaplan():
     x, k = _grid(), {"Nc": 6.4e13, "Dc": 1.8e13, "aN": 0.076, "aD": 0.103}
+    A = k["Nc"] ** k["aN"]
     nested = {
-        "E": 0.0, "A": k["Nc"] ** k["aN"], "B": k["Dc"] ** k["aD"], "alpha": k["aN"], "beta": k["aD"],
-        "q": k["aD"],
+        "E": 0.0, "A": A, "R": k["Dc"] ** k["aD"] / A, "alpha": k["aN"], "beta": k["aD"], "q": k["aD"]
     }  # fmt: skip
     assert get("nested")(nested, x) == pytest.approx(get("kaplan")(k, x), rel=1e-12)
 
@@ -326,7 +327,7 @@ TRUTHS = {
     "optimal_size": {"G": 0.6, "a": 0.5}, "optimal_tokens": {"G": 0.3, "b": 0.53},
     "power": {"E": 1.7, "C0": 1e18, "a": 0.15},
     "coupled": {"E": 1.6, "A": 8.0, "R": 4.0, "alpha": 0.35, "beta": 0.37, "k": 0.5},
-    "nested": BASE | {"q": 0.6},
+    "nested": {"E": 1.7, "A": 400.0, "R": 2.25, "alpha": 0.34, "beta": 0.31, "q": 0.6},
     "broken": BASE | {"D0": 3e10, "gamma": 0.2},
     "algorithmic_progress": BASE | {"gN": 0.2, "gD": 0.3},
     "parscale": {"E": 1.3, "A": 2e8, "kappa": 0.35, "alpha": 0.2},

@@ -23,9 +23,14 @@ COUPLED = register(
 NESTED = register(
     Law(
         name="nested", regime="pretraining",
-        formula="loss = E + ((A * N^-alpha)^(1 / q) + (B * D^-beta)^(1 / q))^q",
-        parameters=(FLOOR, *FACTORS, *EXPONENTS, Parameter("q", (0.1, 2.0))),
-        source="coupled with other parameters: q = 1 is Chinchilla; E = 0 and q = beta is Kaplan's joint law",
+        formula="loss = E + A * (N^(-alpha / q) + (R * D^-beta)^(1 / q))^q",
+        parameters=(
+            FLOOR, Parameter("A", (1.0, 1e3)), Parameter("R", (0.03, 300.0)), *EXPONENTS,
+            Parameter("q", (0.1, 2.0)),
+        ),
+        variables=("N", "D"),
+        source="coupled with exponents that stay those of each term alone: q = 1 is Chinchilla with B = A R; "
+        "E = 0 and q = beta is Kaplan's joint law",
         status="own",
         needs="what chinchilla needs, and several budgets at each size",
     )
