@@ -63,6 +63,12 @@ def test_compute_that_is_not_six_n_d(table):
     assert conventions(table | {"C": C}, ("N", "loss")) == []
 
 
+def test_compute_of_another_count_is_told_once(table):
+    """C of all parameters beside an N without embeddings is what the counts say already."""
+    (line,) = conventions(table | {"N": table["N"] / 3, "N_total": table["N"]}, USED)
+    assert "column 'N_total' count parameters differently, by a factor of 3" in line
+
+
 def test_copies_of_rows(table):
     twice = {name: np.concatenate([values, values[:2]]) for name, values in table.items()}
     (line,) = conventions(twice, USED)

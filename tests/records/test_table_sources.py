@@ -76,15 +76,12 @@ def test_texts_with_nothing_between_stay_texts():
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"N": [1], 1: [2], "1": [3]}, "two columns are named '1'"), (duckdb.sql("SELECT 1 AS N"), ""),
+        ({"N": [1], 1: [2], "1": [3]}, "two columns are named '1'"),
         ({"N": np.ones((2, 2))}, "one length"), ({"N": {1, 2}}, "one length"), ([{}], "no rows"),
         ([], "table"), ({"N": []}, "no rows"), (object(), "must be a path, a URL"),
     ],
 )  # fmt: skip
 def test_other_things_are_refused(bad, message):
-    if not message:
-        assert read_table(bad)["N"].tolist() == [1]
-        return
     with pytest.raises(FlopwiseError, match=message):
         read_table(bad)
 

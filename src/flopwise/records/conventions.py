@@ -82,13 +82,20 @@ def _units(numeric: Mapping[str, np.ndarray], used: Sequence[str]) -> list[str]:
     return out
 
 
-def _counts(numeric: Mapping[str, np.ndarray]) -> list[str]:
-    """Other columns that count parameters, and differ from N."""
-    out = []
-    for name, other in numeric.items():
+def _other_counts(numeric: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Other columns that count parameters."""
+    out = {}
+    for name, values in numeric.items():
         plain = _EMBEDDING.split(name)[0] if _EMBEDDING.search(name) else _QUALIFIER.sub("", name)
-        if name == "N" or _SCALE.search(name) or not _COUNT.fullmatch(plain.strip("_ -") or "?"):
-            continue
+        if name != "N" and not _SCALE.search(name) and _COUNT.fullmatch(plain.strip("_ -")):
+            out[name] = values
+    return out
+
+
+def _counts(numeric: Mapping[str, np.ndarray]) -> list[str]:
+    """Other counts of parameters that differ from N."""
+    out = []
+    for name, other in _other_counts(numeric).items():
         good = (other > 0) & (numeric["N"] > 0)
         ratio = np.abs(np.log(other[good] / numeric["N"][good]))
         if not len(ratio) or ratio.max() <= np.log(1.05):
@@ -102,21 +109,23 @@ def _counts(numeric: Mapping[str, np.ndarray]) -> list[str]:
 
 
 def _compute(numeric: Mapping[str, np.ndarray]) -> list[str]:
-    """C against 6 N D."""
+    """C against 6 N D, with N or any other count of parameters in the table."""
     if not {"N", "D", "C"} <= set(numeric):
         return []
     with np.errstate(all="ignore"):
-        ratio = numeric["C"] / (6 * numeric["N"] * numeric["D"])
-    good = np.isfinite(ratio)
-    off = good & ((ratio > 2) | (ratio < 0.5))
+        ratios = [
+            numeric["C"] / (6 * count * numeric["D"])
+            for count in (numeric["N"], *_other_counts(numeric).values())
+        ]
+    off = np.logical_and.reduce([np.isfinite(r) & ((r > 2) | (r < 0.5)) for r in ratios])
     if not off.any():
         return []
     rows = np.flatnonzero(off)
     named = ", ".join(str(row + 1) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
-    row = rows[0]
+    known = int(np.isfinite(ratios[0]).sum())
     return [
-        f"C is not within a factor of 2 of 6 N D in {len(rows)} of {int(good.sum())} rows (rows {named}; in "
-        f"row {row + 1} it is {ratio[row]:.3g} times): see what N, D and C count, or fit --map 'C=6*N*D'"
+        f"C is not within a factor of 2 of 6 N D in {len(rows)} of {known} rows (rows {named}; in row "
+        f"{rows[0] + 1} it is {ratios[0][rows[0]]:.3g} times): see what they count, or fit --map 'C=6*N*D'"
     ]
 
 

@@ -73,10 +73,11 @@ def _read(db: Any, path: Path, sign: str, packing: str, who: str) -> list[str]:
         raise FlopwiseError(f"{who}: {problem}")
     if not any(re.search(r"_\d+$", name) for name in names):
         return names
-    first = db.execute(
-        f"SELECT * FROM read_csv(?, header = false, all_varchar = true, {base}) LIMIT 1", [literal]
-    ).fetchone()
-    return [str(name) for name in first or ()]
+    with suppress(duckdb.Error):
+        lines = f"read_csv(?, header = false, skip = 0, all_varchar = true, {base})"
+        first = db.execute(f"SELECT * FROM {lines} LIMIT 1", [literal]).fetchone()
+        return [str(name) for name in first or ()]
+    return names
 
 
 def _opened(path: Path, packing: str) -> IO[bytes]:

@@ -24,7 +24,8 @@ _FLOP_SUFFIXES = _SUFFIXES | {
 }  # fmt: skip
 _DIGITS = re.compile(
     r"(?P<sign>[+-]?)(?P<whole>[0-9]{1,3}(?P<gap>[,' _\u00a0\u2009\u202f])[0-9]{3}(?:(?P=gap)[0-9]{3})*"
-    r"|[0-9]+(?:_[0-9]+)*|(?=\.[0-9]))(?P<rest>,[0-9]+)?(?P<fraction>\.[0-9]*)?(?P<power>e[+-]?[0-9]+)?(?![0-9,.])"
+    r"|[0-9]+(?:_[0-9]+)*|(?=\.[0-9]))(?P<rest>,[0-9]+)?(?P<fraction>\.[0-9]*)?(?P<power>e[+-]?[0-9]+)?"
+    r"(?![0-9,.])"
 )
 _TIMES_TEN = re.compile(r"\s*[x×*·⋅]\s*10\s*(?:\^|\*\*)\s*([+-]?[0-9]+)")
 _TEN = re.compile(r"10\s*(?:\^|\*\*)\s*([+-]?[0-9]+)")
@@ -58,44 +59,38 @@ def parse(text: str, unit: str = "") -> Quantity | None:
     """
     text = text.strip().casefold()
     text = re.sub(r"(?<=10)[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: "^" + m[0].translate(_RAISED), text)
-    if match := _TEN.match(text):
-        head, power, gap, rest = "1", match[1], None, None
-    elif match := _DIGITS.match(text):
-        gap, rest = match["gap"], match["rest"]
-        whole = match["whole"].replace(gap, "") if gap else match["whole"].replace("_", "")
-        if rest and (gap or match["fraction"]):
-            return None
-        head = f"{match['sign']}{whole or '0'}{match['fraction'] or ''}"
-        power = (match["power"] or "e0")[1:]
+    if ten := _TEN.match(text):
+        readings, comma, power, tail = ["1"], "", ten[1], text[ten.end() :]
+    elif digits := _DIGITS.match(text):
+        readings, comma = _readings(digits)
+        power, tail = (digits["power"] or "e0")[1:], text[digits.end() :]
+        if times := _TIMES_TEN.match(tail):
+            tail, power = tail[times.end() :], str(int(power) + int(times[1]))
     else:
         return None
-    tail = text[match.end() :]
-    if match.re is _DIGITS and (times := _TIMES_TEN.match(tail)):
-        tail, power = tail[times.end() :], str(int(power) + int(times[1]))
     scale = _scale(tail.strip(), unit)
-    if scale is None or len(power) > 6:
+    if scale is None or not readings or len(power) > 6:
         return None
     tens, factor, found = scale
+    # One conversion, so that 22.1k is 22100 and not 22100.000000000004.
+    values = [float(f"{reading}e{int(power) + tens}") * factor for reading in readings]
+    other = values[1] if len(values) > 1 else None
+    return Quantity(values[0], float(f"1e{tens}") * factor, found, other, comma)
 
-    def number(digits: str) -> float:
-        # One conversion, so that 22.1k is 22100 and not 22100.000000000004.
-        return float(f"{digits}e{int(power) + tens}") * factor
 
-    comma, other = "", None
-    if rest:
-        comma, value = "decimal", number(f"{match['sign']}{whole}.{rest[1:]}")
-    else:
-        value = number(head)
-        if gap == ",":
-            groups, part = match["whole"].count(","), match["whole"].split(",")
-            comma = "thousands"
-            if part[0].startswith("0"):
-                if groups > 1 or match["fraction"]:
-                    return None
-                comma, value = "decimal", number(f"{match['sign']}{'.'.join(part)}")
-            elif groups == 1 and not match["fraction"]:
-                comma, other = "either", number(f"{match['sign']}{'.'.join(part)}")
-    return Quantity(value, float(f"1e{tens}") * factor, found, other, comma)
+def _readings(match: re.Match[str]) -> tuple[list[str], str]:
+    """What the digits may mean, as Python writes it, if they mean anything; and what their commas are."""
+    sign, whole, gap, fraction = match["sign"], match["whole"], match["gap"], match["fraction"] or ""
+    plain = sign + (whole.replace(gap or "_", "") or "0") + fraction
+    if match["rest"]:
+        return ([], "") if gap or fraction else ([f"{plain}.{match['rest'][1:]}"], "decimal")
+    if gap != ",":
+        return [plain], ""
+    decimal = sign + whole.replace(",", ".")
+    single = whole.count(",") == 1 and not fraction
+    if whole.startswith("0"):
+        return ([decimal], "decimal") if single else ([], "")
+    return ([plain, decimal], "either") if single else ([plain], "thousands")
 
 
 def _scale(tail: str, unit: str) -> tuple[int, float, str] | None:

@@ -50,8 +50,8 @@ def read_table(
     who = f"table {shown(source) if is_path else 'given'}"
     if sql is not None and not sql.strip():
         raise FlopwiseError("sql is empty, must be a query, as SELECT * FROM source")
-    question = Question({**(rename or {})}, where, sql, who)
-    if is_path and is_url(source):
+    question = Question({name: str(text) for name, text in (rename or {}).items()}, where, sql, who)
+    if is_path and is_url(source) and not os.path.exists(source):
         with fetched(source) as path:
             table = from_file(path, question)
     elif is_path and not os.path.isdir(source):
