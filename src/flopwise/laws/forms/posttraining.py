@@ -31,7 +31,7 @@ TRANSFER_DATA = register(
         published=(
             Published(
                 {"k": 1.9e4, "alpha": 0.18, "beta": 0.38}, "Hernandez et al. 2021", "summary",
-                "text to Python; N without embeddings",
+                "text to Python; N without embeddings, data in characters (this unit unverified)",
             ),
             Published(
                 {"k": 2.1e5, "alpha": 0.096, "beta": 0.38}, "Hernandez et al. 2021", "summary",

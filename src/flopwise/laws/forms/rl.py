@@ -71,15 +71,21 @@ RL_POWER_SIZE = register(
 RL_ROLLOUTS = register(
     Law(
         name="rl_rollouts", regime="post-training",
-        formula="rollouts = n0 + (nmax - n0) / (1 + (Cmid / C)^B)",
+        formula="rollouts = n0 * (nmax / n0)^(1 / (1 + (Cmid / C)^B))",
         parameters=(
             Parameter("n0", (1.0, 16.0)), Parameter("nmax", (16.0, 4096.0)),
             Parameter("Cmid", (0.03, 30.0), unit="C"), Parameter("B", (0.3, 6.0), bounds=(1e-6, 20.0)),
         ),
         units={"C": "sampled answers in all", "rollouts": "best number of answers per problem"},
-        source="Cheng et al. 2026 (IsoCompute), arXiv 2603.12151: a sigmoid that saturates; that it is one "
-        "in log C is our reading", status="summary",
-        needs="the best number of answers per problem at five budgets or more", unready=_before_the_middle,
+        source="Cheng et al. 2026 (IsoCompute), arXiv 2603.12151: log rollouts a sigmoid in log C",
+        status="summary", needs="the best number of answers per problem at five budgets or more",
+        unready=_before_the_middle,
+        published=(
+            Published(
+                {"nmax": 512.0}, "Cheng et al. 2026", "summary",
+                "easy problems, Qwen2.5-7B; 128 to 256 for hard ones",
+            ),
+        ),
     )
 )  # fmt: skip
 
