@@ -266,7 +266,7 @@ def searched_derivative(node: Node, p: Parameter) -> Node:
 def _held(text: str, values: Mapping[str, float]) -> str:
     """The formula with parameters defined as numbers."""
     head, _, definitions = text.partition(" where ")
-    numbers = [f"{name} = {value!r}" for name, value in values.items()]
+    numbers = [f"{name} = {float(value)!r}" for name, value in values.items()]
     return f"{head} where {' and '.join([*numbers, *([definitions] if definitions else [])])}"
 
 

@@ -18,6 +18,8 @@ from flopwise.laws.profile import Profile, profile
 
 DRAWS = 400
 """Parameter sets behind intervals that are quantiles."""
+WIDE = 10.0
+"""Ratio of an interval's ends above which a parameter is said to be hardly identified."""
 _WIDEST = 300.0
 """Half-width of a log interval that means "not identified"; keeps its ends finite for JSON."""
 
@@ -167,6 +169,14 @@ class Fit:
                 self.warnings.append(
                     f"{p.name} is not identified: no {' or '.join(sides)} value is ruled out at 95% (the "
                     f"profile was followed from {values.min():.3g} to {values.max():.3g})"
+                )
+            elif (
+                not sides
+                and p.log
+                and (ends := np.exp(made.interval(self.t(0.95, p.name))))[1] > WIDE * ends[0]
+            ):
+                self.warnings.append(
+                    f"{p.name} is hardly identified: anything from {ends[0]:.3g} to {ends[1]:.3g} will do at 95%"
                 )
         return self.profiles[name]
 
