@@ -134,8 +134,8 @@ def sloth(families: int) -> Law:
     dummies = tuple(f"F{i}" for i in range(1, families + 1)) if families > 1 else ()
     return Law(
         name="sloth" if families == 1 else f"sloth_{families}", regime="pretraining",
-        formula=f"score = g + (1 - g) * sigmoid({intercept} + b1 * x + b2 * y + b3 * x * y) where x = log(N "
-        "/ 1e9) and y = log(D / 1e12)",
+        formula=f"score = g + (1 - g) * sigmoid({intercept} + b1 * x + b2 * y + b3 * x * y) "
+        "where x = log(N / 10^9) and y = log(D / 10^12)",
         parameters=(
             BOTTOM, *(Parameter(c, (-3.0, 3.0), log=False, bounds=(-50.0, 50.0)) for c in columns),
             Parameter("b1", (-0.5, 1.5), log=False, bounds=(-20.0, 20.0)),

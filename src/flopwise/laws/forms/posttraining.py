@@ -44,7 +44,7 @@ TRANSFER_DATA = register(
 TRANSFER = register(
     Law(
         name="transfer", regime="post-training",
-        formula="loss = ((Nc / N)^r + Q / ((D / 1e7)^alpha * (N / 1e8)^beta))^aD",
+        formula="loss = ((Nc / N)^r + Q / ((D / 10^7)^alpha * (N / 10^8)^beta))^aD",
         parameters=(
             Parameter("Nc", (1.0, 1e5), unit="N"), Parameter("r", (0.3, 3.0)), Parameter("Q", (0.1, 1e3)),
             Parameter("aD", (0.03, 0.3)), Parameter("alpha", (0.05, 0.5)), Parameter("beta", (0.1, 0.8)),
@@ -128,9 +128,10 @@ DISTILLATION = register(
 
 BEST_OF_N_KL = register(
     Law(
-        name="best_of_n_kl", regime="post-training", formula="kl = s * (log(n) - (n - 1) / n)",
+        name="best_of_n_kl", regime="post-training",
+        formula="divergence = s * (log(n) - (n - 1) / n)",
         parameters=(Parameter("s", (0.05, 1.0), bounds=(1e-9, 1.0)),),
-        units={"n": "samples to choose from", "kl": "KL(best of n, policy), nats"}, scale="plain",
+        units={"n": "samples to choose from", "divergence": "KL(best of n, policy), nats"}, scale="plain",
         span=(0.0, np.inf), source="exact bound, reached (s = 1) where no two answers tie: Beirami et al. "
         "2024, arXiv 2401.01879", status="checked",
         needs="KL at one n or more; s below 1 says that answers repeat or scores tie",
@@ -218,7 +219,7 @@ OVEROPT_RL = register(
 OVEROPT_SIZE = register(
     Law(
         name="overoptimisation_size", regime="post-training",
-        formula="reward = d * (a0 + a1 * size - (b0 + b1 * size) * d) where size = log(N / 1e9)",
+        formula="reward = d * (a0 + a1 * size - (b0 + b1 * size) * d) where size = log(N / 10^9)",
         parameters=tuple(
             Parameter(name, (-1.0, 1.0), log=False, bounds=ANY) for name in ("a0", "a1", "b0", "b1")
         ),

@@ -56,7 +56,7 @@ RL_POWER = register(
 RL_POWER_SIZE = register(
     Law(
         name="rl_power_size", regime="post-training",
-        formula="error = (C0 * (N / 1e9)^r / C)^(kmax / (1 + N0 / N))",
+        formula="error = (C0 * (N / 10^9)^r / C)^(kmax / (1 + N0 / N))",
         parameters=(
             Parameter("C0", (1e-7, 1.0), unit="C"), Parameter("r", (0.3, 2.0)),
             Parameter("kmax", (0.01, 1.0)), Parameter("N0", (0.03, 30.0), unit="N"),
