@@ -70,6 +70,7 @@ GRIDS: dict[str, Callable[[], dict[str, np.ndarray]]] = {
     "broken": lambda: cross(N=SIZES, D=np.geomspace(1e8, 1e13, 16)),
     "farseer": lambda: cross(N=np.geomspace(1e7, 1e11, 12), D=np.geomspace(1e8, 1e13, 12)),
     "algorithmic_progress": lambda: cross(N=SIZES, D=TOKENS, year=np.array([2014.0, 2017.0, 2020.0, 2023.0])),
+    "optimisers": lambda: cross(N=SIZES, D=TOKENS, o1=np.array([0.0, 1.0])),
     "parscale": lambda: cross(N=SIZES, P=np.array([1.0, 2.0, 4.0, 8.0])),
     "m1": lambda: curve(10),
     "m2": lambda: curve(20),

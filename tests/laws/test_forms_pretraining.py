@@ -9,6 +9,7 @@ from grids_pretraining import GRIDS, cross
 from flopwise.errors import FlopwiseError
 from flopwise.laws import fit, get, laws
 from flopwise.laws.forms.curves import bnsl
+from flopwise.laws.forms.families import optimisers
 from flopwise.laws.forms.mixtures import mixture_additive, mixture_exponential, mixture_joint
 from flopwise.laws.forms.training import areas, multi_power
 from flopwise.laws.objective import Objective, searched
@@ -183,6 +184,12 @@ def test_variants_fall_back_on_the_law_they_extend():
     many = x | {v: np.full(16, 500.0) for v in ("Pw", "Pa", "Pkv")}
     bits = {"gamma_w": 2.0, "gamma_a": 2.0, "gamma_kv": 1.0}
     assert get("precision")(BASE | bits, many) == pytest.approx(expected)
+    first = x | {"o1": np.zeros(16)}
+    assert get("optimisers")(BASE | {"n1": 3.0, "d1": 2.0}, first) == pytest.approx(expected)
+    other = x | {"o1": np.zeros(16), "o2": np.ones(16)}
+    factors = {"n1": 3.0, "d1": 2.0, "n2": 1.5, "d2": 0.5}
+    scaled = {"N": 1.5 * x["N"], "D": 0.5 * x["D"]}
+    assert optimisers(2)(BASE | factors, other) == pytest.approx(get("chinchilla")(BASE, scaled))
     one = {"N": x["N"], "P": np.ones(16)}
     assert get("parscale")({"E": 1.7, "A": 1e9, "kappa": 0.4, "alpha": 0.2}, one) == pytest.approx(
         1.7 + (1e9 / x["N"]) ** 0.2
@@ -273,7 +280,13 @@ def test_mixtures_of_any_number_of_domains():
     joint |= {"B1": 30.0, "B2": 30.0, "gB": 2.0}
     assert at(mixture_joint(2), joint, N=N, D=D, r1=0.3, r2=0.7) == pytest.approx(base + floor)
     assert len(mixture_joint(8).parameters) == 37  # as the paper counts
-    for make, least in ((mixture_exponential, 2), (mixture_additive, 2), (mixture_joint, 2), (bnsl, 1)):
+    for make, least in (
+        (mixture_exponential, 2),
+        (mixture_additive, 2),
+        (mixture_joint, 2),
+        (bnsl, 1),
+        (optimisers, 1),
+    ):
         with pytest.raises(FlopwiseError, match=f"at least {least}"):
             make(least - 1)
 
@@ -330,6 +343,7 @@ TRUTHS = {
     "nested": {"E": 1.7, "A": 400.0, "R": 2.25, "alpha": 0.34, "beta": 0.31, "q": 0.6},
     "broken": BASE | {"D0": 3e10, "gamma": 0.2},
     "algorithmic_progress": BASE | {"gN": 0.2, "gD": 0.3},
+    "optimisers": BASE | {"n1": 1.1, "d1": 2.1},
     "parscale": {"E": 1.3, "A": 2e8, "kappa": 0.35, "alpha": 0.2},
     "m1": {"b": 3.0, "c": 0.2}, "m2": {"E": 0.1, "b": 5.0, "c": 0.3},
     "m3": {"b": 5.0, "c": 0.3, "g": 3e7}, "m4": {"E": 0.1, "e0": 1.0, "a": 0.7, "b": 30.0, "c": 0.4},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from flopwise.errors import FlopwiseError
 from flopwise.laws.forms.dense import EXPONENTS, FACTORS, FLOOR
 from flopwise.laws.law import Law, Parameter, Published, register
 
@@ -114,6 +115,42 @@ PROGRESS = register(
         units={"year": "calendar year, fractions too"},
     )
 )  # fmt: skip
+
+
+def optimisers(others: int) -> Law:
+    """Chinchilla's law for a first optimiser and this many others, not registered.
+
+    Exponents are shared; optimiser i multiplies N by n_i and D by d_i. Columns o1, o2, ...: 1 in the runs of
+    that optimiser, 0 in all else.
+
+    Raises:
+        FlopwiseError: no other optimiser.
+    """
+    if others < 1:
+        raise FlopwiseError(f"others is {others}, at least 1 is needed; one optimiser is chinchilla")
+    numbers = range(1, others + 1)
+    size, data = (" * ".join([name, *(f"{name.lower()}{i}^o{i}" for i in numbers)]) for name in "ND")
+    return Law(
+        name="optimisers" if others == 1 else f"optimisers_{others}", regime="pretraining",
+        formula=f"loss = E + A / ({size})^alpha + B / ({data})^beta",
+        parameters=(
+            FLOOR, *FACTORS, *EXPONENTS, *(Parameter(f"{of}{i}", (0.3, 5.0)) for i in numbers for of in "nd"),
+        ),
+        from_zero=tuple(f"o{i}" for i in numbers),
+        units={f"o{i}": f"1 in runs of optimiser {i}, else 0" for i in numbers},
+        source="Volkova et al. 2026, arXiv 2602.07712: fits to each optimiser alone are ill-conditioned",
+        status="summary",
+        needs="what chinchilla needs of the first optimiser; several sizes and budgets of each other",
+        published=tuple(
+            Published({"d1": value}, "Volkova et al. 2026", "summary", f"{name} to AdamW; n1 about 1")
+            for name, value in (("Muon", 2.08), ("Scion", 1.99), ("SOAP", 2.57))
+        )
+        if others == 1
+        else (),
+    )  # fmt: skip
+
+
+OPTIMISERS = register(optimisers(1))
 
 PARALLEL = register(
     Law(

@@ -68,8 +68,8 @@ VOCABULARY = register(
         published=(
             Published(
                 {"A1": 1.831, "A2": 0.196, "B": 2.124, "E": 5.533, "a1": 0.447, "a2": 0.671, "beta": 0.447},
-                "Tao et al. 2024", "unverified",
-                "numbers from a summary, which gives no units: plausible losses need all three in 1e6 or 1e9",
+                "Tao et al. 2024", "summary",
+                "the summaries give no units; with parameters and characters one by one all terms vanish",
             ),
         ),
     )
