@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ _DIGITS = re.compile(
     r"|[0-9]+(?:_[0-9]+)*|(?=\.[0-9]))(?P<rest>,[0-9]+)?(?P<fraction>\.[0-9]*)?(?P<power>e[+-]?[0-9]+)?"
     r"(?![0-9,.])"
 )
+_PLAIN = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,4})?")
 _TIMES_TEN = re.compile(r"\s*[x×*·⋅]\s*10\s*(?:\^|\*\*)\s*([+-]?[0-9]+)")
 _TEN = re.compile(r"10\s*(?:\^|\*\*)\s*([+-]?[0-9]+)")
 _DAYS = re.compile(r"([a-z]+?)\s*f(?:lops?)?(?:/s)?[ -]?days?")
@@ -58,7 +60,8 @@ def parse(text: str, unit: str = "") -> Quantity | None:
     (None, None, 5e+18)
     """
     text = text.strip().casefold()
-    text = re.sub(r"(?<=10)[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: "^" + m[0].translate(_RAISED), text)
+    if not text.isascii():
+        text = re.sub(r"(?<=10)[⁻⁺]?[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda m: "^" + m[0].translate(_RAISED), text)
     if ten := _TEN.match(text):
         readings, comma, power, tail = ["1"], "", ten[1], text[ten.end() :]
     elif digits := _DIGITS.match(text):
@@ -143,7 +146,12 @@ def read_texts(texts: Iterable[str], column: str, bare: tuple[float, float] | No
     expected = unit_of(column)
     out = Reading()
     found: dict[str, Quantity] = {}
+    low, high = bare or (math.inf, -math.inf)
     for text in texts:
+        if _PLAIN.fullmatch(text):  # most are, and there may be ten million
+            out.values[text] = value = float(text)
+            low, high = min(low, value), max(high, value)
+            continue
         quantity = parse(text, expected)
         if quantity is None:
             out.problems[text] = ""
@@ -151,6 +159,7 @@ def read_texts(texts: Iterable[str], column: str, bare: tuple[float, float] | No
             found[text] = quantity
     commas = {q.comma for q in found.values()}
     units = list(dict.fromkeys(q.unit for q in found.values() if q.unit))
+    bare = (low, high) if low <= high else None
     per_cent = bare is None and all(q.unit == "%" for q in found.values())
     for text, q in found.items():
         value = q.value
@@ -190,7 +199,7 @@ def _notes(
             f"column {column!r}: {text!r} is read as {out.values[text]:.6g} (its suffix is {q.scale:g})"
         )
         size = [abs(out.values[t]) for t in scaled]
-        plain = {t: abs(v) for t, v in out.values.items() if t not in scaled}
+        plain = {text: abs(out.values[text]) for text in found if text in out.values and text not in scaled}
         plain |= {f"{v:g}": abs(v) for v in bare or ()}
         for other, v in plain.items():
             if 0 < v < min(size) / 1e4 or v > max(size) * 1e4:
