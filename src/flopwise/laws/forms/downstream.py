@@ -124,7 +124,7 @@ OBSERVATIONAL_3 = register(observational(3))
 def sloth(families: int) -> Law:
     """Sloth with one skill for one benchmark: an intercept for each family, columns F1, F2, ... of 0 and 1.
 
-    Raises nothing: with `families` 1 there is a single intercept and no such column.
+    One family has one intercept and no such column.
     """
     if families == 1:
         intercept, columns = "a", ["a"]
