@@ -21,7 +21,7 @@ from flopwise.laws.forms.downstream import sloth
 
 Row = dict[str, str]
 Table = dict[str, np.ndarray]
-YES, NO, OWN = "comes out", "does not come out", "nothing published for these data"
+YES, NEARLY, NO, OWN = "comes out", "nearly", "does not come out", "nothing published for these data"
 
 
 def rows(data_dir: str | Path) -> list[Row]:
@@ -194,11 +194,11 @@ def _ladder(folder: Path) -> Iterator[Row]:
             errors[run["run"]][task] = 100 * (float(_at(two, loss=loss_there)) - float(run[f"{task}_acc"]))
     for name, size in (("peteish7_eval_anneal", "7B, 4T tokens"), ("peteish13_eval_final", "13B, 5T tokens")):
         error = errors[name]
-        easy, hard = (np.mean([abs(error[t]) for t in ts]) for ts in (EASY, TASKS[4:]))
+        easy, hard = max(abs(error[t]) for t in EASY), np.mean([abs(error[t]) for t in TASKS[4:]])
         signed = ", ".join(f"{t} {e:+.1f}" for t, e in error.items())
         yield _row(
-            f"{size}: mean absolute error of accuracy, four best tasks; the other four",
-            "within 2 points; 6.9 points", f"{easy:.1f}; {hard:.1f} points", YES,
+            f"{size}: error of predicted accuracy, largest of the four best tasks; mean of the other four",
+            "within 2 points; 6.9 points", f"{easy:.1f}; {hard:.1f} points", YES if easy < 2 else NEARLY,
             f"{signed}; the four best are those with the least error here; moving average of 5, first 10 % "
             "left out, an ideal point, as in their code",
         )
