@@ -6,8 +6,8 @@ share 1 - M(k) / M(n) is solved by k, where M, what k samples leave unsolved, is
 forms differ by .1 or more. So the choice is by rule:
 
 1. The power form, the published law, unless another beats it significantly at held-out k; then the best.
-2. Its forecast is brought within the middle half of what the other forms, weighted by their held-out score,
-   expect.
+2. Its forecast is brought within the middle half of what the other forms, weighted by
+   their held-out score, expect.
 
 The interval holds draws of all forms that held-out k does not reject, half of them from the chosen one. In
 them are the doubt about parameters (problems resampled), about the form, about which unsolved problems fall,
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +33,8 @@ DEFAULT = "power"
 REJECTED = 0.05
 """Chance at which the default is rejected wrongly, shared among its rivals."""
 FEW_SOLVED = 10
+MIDDLE = (0.25, 0.75)
+"""Quantiles of what the other forms expect, between which the forecast is kept."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Trial:
 
 def forecast(
     samples: Counts | Any, k: int | Sequence[int], seed: int = 0, draws: int = 400, level: float = 0.95,
-    over: Literal["same", "new"] = "same",
+    over: str = "same",
 ) -> Forecast:  # fmt: skip
     """Forecast pass@k from judged samples.
 
@@ -126,6 +128,8 @@ def forecast(
         )
     if not 0 < level < 1 or draws < 2:
         raise FlopwiseError(f"coverage: level is {level:g} and draws {draws}; need 0 < level < 1, 2 draws")
+    if over not in ("same", "new"):
+        raise FlopwiseError(f"coverage: over is {over!r:.60}, must be 'same' or 'new'")
     rng = np.random.default_rng(seed)
     units, member = counts.distinct()
     fits = {name: fit_form(form, units, member.sum(axis=0)) for name, form in FORMS.items()}
@@ -140,9 +144,7 @@ def forecast(
     value = own[chosen]
     if others:
         mass = np.concatenate([np.full(draws, weights[name]) for name in others])
-        value = np.clip(
-            value, *_quantiles(np.concatenate([drawn[name] for name in others]), mass, (0.25, 0.75))
-        )
+        value = np.clip(value, *_quantiles(np.concatenate([drawn[name] for name in others]), mass, MIDDLE))
     low, high = np.quantile(pool, [0.5 - level / 2, 0.5 + level / 2], axis=0)
     low, high = np.minimum(low, value), np.maximum(high, value)
     points = [
