@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 WORKERS ?= 2
 
-.PHONY: demo test lint bench docs clean setup setup-dev setup-bench
+.PHONY: demo test lint bench bench-fitting docs clean setup setup-dev setup-bench
 
 demo: setup            ## the three laws, end to end, in about ten minutes on two cores
 	$(BIN)/flopwise demo $(ARGS)
@@ -21,6 +21,9 @@ lint: setup-dev        ## style and types
 
 bench: setup-bench       ## side-by-side measurements against what a user would pick instead
 	$(BIN)/python -m benchmarks.run $(ARGS)
+
+bench-fitting: setup    ## the fit of a law beside other packages (DATA=folder with runs.csv)
+	$(BIN)/python -m benchmarks.fitting --data $(DATA) $(ARGS)
 
 docs: setup-dev        ## regenerate the pages that are made from the code
 	$(BIN)/python docs/build.py
