@@ -16,6 +16,9 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 
 Array = np.ndarray
+EXACT = 2000
+"""Samples up to which the histogram of the first m is averaged over all orders."""
+LARGEST = 10**9 - 1
 
 
 @dataclass(frozen=True)
@@ -92,40 +95,44 @@ class Counts:
         """
         return self.pass_at(1)
 
-    def first(self, m: int) -> tuple[Counts, Array]:
+    def first(self, m: int, seed: int = 0) -> tuple[Counts, Array]:
         """The histogram expected of the first m samples, over all orders in which they may have come.
+
+        Above `EXACT` samples one order, drawn at random, stands for all.
 
         Returns:
             Different counts [U], and the weight of each in every problem [P, U] (rows add up to 1).
         """
-        from scipy.special import gammaln
+        n, c = self.n - self.stopped, self.c - self.stopped
+        long = self.n > m
+        cut = Counts(
+            np.where(long, m, self.n), np.where(long, 0, self.c), np.where(long, False, self.stopped)
+        )
+        if m > EXACT:
+            drawn = np.random.default_rng(seed).hypergeometric(c[long], (n - c)[long], m)
+            cut.c[long] = drawn
+            return cut.distinct()
+        if not long.any():
+            return cut.distinct()
+        short, rows = cut.distinct()
+        right = np.arange(min(m, int(c[long].max())) + 1)
+        units = Counts(*(np.concatenate(v) for v in zip(short._columns(), (
+            np.full(len(right), m), right, np.zeros(len(right), bool)
+        ), strict=True)))  # fmt: skip
+        weight = np.zeros((len(self), len(units)))
+        weight[~long, : len(short)] = rows[~long]
+        weight[np.ix_(long, np.arange(len(short), len(units)))] = _hypergeometric(n[long], c[long], m, right)
+        used = weight.any(axis=0)
+        return Counts(*(v[used] for v in units._columns())), weight[:, used]
 
-        short = self.n <= m
-        rows: dict[tuple[int, int, bool], int] = {}
-        for key in zip(
-            self.n[short].tolist(), self.c[short].tolist(), self.stopped[short].tolist(), strict=True
-        ):
-            rows.setdefault(key, len(rows))
-        if not short.all():
-            for right in range(min(m, int(self.c[~short].max())) + 1):
-                rows.setdefault((m, right, False), len(rows))
-        units = Counts(*(np.array(v) for v in zip(*rows, strict=True)))
-        weight = np.zeros((len(self), len(rows)))
-        for i in np.flatnonzero(short):
-            weight[i, rows[int(self.n[i]), int(self.c[i]), bool(self.stopped[i])]] = 1.0
-        if not short.all():
-            n, c = (v[~short, None] - self.stopped[~short, None] for v in (self.n, self.c))
-            column = np.array([j for key, j in rows.items() if key[0] == m and not key[2]])
-            taken = units.c[column][None, :]
-            possible = (taken <= c) & (m - taken <= n - c)
-            x, y = np.where(possible, taken, 0), np.where(possible, m - taken, 0)
+    def _columns(self) -> tuple[Array, Array, Array]:
+        return self.n, self.c, self.stopped
 
-            def ways(total: Array, taken: Array) -> Array:
-                return gammaln(total + 1) - gammaln(taken + 1) - gammaln(np.maximum(total - taken, 0) + 1)
-
-            log = ways(c, x) + ways(n - c, y) - ways(n, np.full_like(n, m))
-            weight[np.ix_(~short, column)] += np.where(possible, np.exp(log), 0.0)
-        return units, weight
+    def distinct(self) -> tuple[Counts, Array]:
+        """Different counts [U], and which of them each problem has [P, U]."""
+        rows, where = np.unique(np.stack(self._columns(), axis=1), axis=0, return_inverse=True)
+        different = Counts(rows[:, 0], rows[:, 1], rows[:, 2].astype(bool))
+        return different, (where.ravel()[:, None] == np.arange(len(rows))).astype(float)
 
     def thinned(self, m: int, rng: np.random.Generator) -> Counts:
         """m of each problem's samples, drawn without replacement; needs n >= m, settled beforehand."""
@@ -135,9 +142,20 @@ class Counts:
             )
         return Counts.of(m, rng.hypergeometric(self.c, self.n - self.c, m))
 
-    def distinct(self) -> tuple[Counts, Array]:
-        """Different counts [U], and which of them each problem has [P, U]."""
-        return self.first(int(self.n.max()))
+
+def _hypergeometric(n: Array, c: Array, m: int, x: Array) -> Array:
+    """Chance [P, X] that m of n samples, of which c are right, hold x right ones."""
+    from scipy.special import gammaln
+
+    n, c, x = n[:, None], c[:, None], x[None, :]
+    possible = (x <= c) & (m - x <= n - c)
+    x = np.where(possible, x, 0)
+    y = np.where(possible, m - x, 0)
+
+    def ways(total: Array, taken: Array) -> Array:
+        return gammaln(total + 1) - gammaln(taken + 1) - gammaln(total - taken + 1)
+
+    return np.where(possible, np.exp(ways(c, x) + ways(n - c, y) - ways(n, np.full_like(n, m))), 0.0)
 
 
 def _whole(values: Any, what: str) -> Array:
@@ -145,14 +163,14 @@ def _whole(values: Any, what: str) -> Array:
         given = np.atleast_1d(np.asarray(values, dtype=float))
     except (TypeError, ValueError):
         raise FlopwiseError(f"counts: {what} must be whole numbers") from None
-    bad = ~np.isfinite(given) | (given != np.round(given)) | (np.abs(given) > 1e15)
+    bad = ~np.isfinite(given) | (given != np.round(given)) | (np.abs(given) > LARGEST)
     if given.ndim != 1 or bad.any():
         shown = f"holds {given[bad][0]:g}" if given.ndim == 1 else f"has shape {given.shape}"
         raise FlopwiseError(f"counts: {what} {shown}; it must be one whole number per problem")
     return given.astype(np.int64)
 
 
-def check_ks(ks: Sequence[float] | float, largest: float = 1e9) -> Array:
+def check_ks(ks: Sequence[float] | float, largest: float = LARGEST) -> Array:
     """Sample counts to forecast for, as an array of whole numbers from 1."""
     asked = np.atleast_1d(np.asarray(ks, dtype=float))
     bad = ~np.isfinite(asked) | (asked < 1) | (asked != np.round(asked)) | (asked > largest)

@@ -33,6 +33,8 @@ DEFAULT = "power"
 REJECTED = 0.05
 """Chance at which the default is rejected wrongly, shared among its rivals."""
 FEW_SOLVED = 10
+GRID = 64
+"""Numbers of samples at which a form is worked out; where unsolved problems have more, between them."""
 MIDDLE = (0.25, 0.75)
 """Quantiles of what the other forms expect, between which the forecast is kept."""
 
@@ -190,11 +192,17 @@ class _Ahead:
 
     def _solved_later(self, fit: Fitted, z: Array, drift: Array) -> Array:
         """Chance [B, groups, K] that a problem unsolved after n samples is solved by k."""
-        at = np.concatenate([self.open_n, self.ks])
-        log_missed = fit.form.log_missed(z, at.astype(float))
         G = len(self.open_n)
+        at = self.open_n.astype(float) if G <= GRID else np.geomspace(self.open_n[0], self.open_n[-1], GRID)
+        log_missed = fit.form.log_missed(z, np.concatenate([at, self.ks]))
+        log_missed_n, log_missed_k = log_missed[:, : len(at)], log_missed[:, len(at) :]
+        if G > GRID:
+            place = np.interp(np.log(self.open_n), np.log(at), np.arange(GRID))
+            left = np.minimum(place.astype(int), GRID - 2)
+            part = place - left
+            log_missed_n = log_missed_n[:, left] * (1 - part) + log_missed_n[:, left + 1] * part
         further = np.maximum(np.log(self.ks[None, :] / self.open_n[:, None]), 0.0)
-        change = log_missed[:, None, G:] - log_missed[:, :G, None]
+        change = log_missed_k[:, None, :] - log_missed_n[:, :, None]
         # A drift scales what is left of the unsolved; it cannot bring solved ones back.
         change = np.minimum(change + drift[:, None, None] * further[None], 0.0)
         return np.where(further[None] > 0, -np.expm1(change), 0.0)
