@@ -31,7 +31,7 @@ from flopwise.laws.plotting.figure import (
     short,
     wide,
 )  # fmt: skip
-from flopwise.laws.plotting.points import Data, measured, thinned_note
+from flopwise.laws.plotting.points import Data, measured, same, thinned_note
 from flopwise.laws.result import Fit
 from flopwise.laws.uncertainty import robust_scale
 
@@ -77,6 +77,7 @@ def residuals(fit: Fit, backtest: Backtest | None = None) -> Figure:
     far = far[np.argsort(-np.abs(r[far]))][:LABELS]
     held, errors = np.zeros(0, dtype=int), np.zeros(0)
     if backtest is not None:
+        same(fit, backtest)
         trial = backtest.trials[0]
         place = {int(row): i for i, row in enumerate(data.rows)}
         kept = [i for i, row in enumerate(trial.rows) if int(row) in place]

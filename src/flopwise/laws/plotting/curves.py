@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from flopwise.errors import FlopwiseError
 from flopwise.laws.backtesting import Backtest
 from flopwise.laws.law import Array
 from flopwise.laws.plotting.figure import (
     BLUE,
     GREY,
     INK,
-    VERMILLION,
     Band,
     Figure,
     Line,
@@ -29,7 +27,7 @@ from flopwise.laws.plotting.figure import (
     short,
     wide,
 )  # fmt: skip
-from flopwise.laws.plotting.points import NO_POINTS, Data, about, grid, measured, reach, thinned_note
+from flopwise.laws.plotting.points import NO_POINTS, Data, about, grid, measured, reach, same, thinned_note
 from flopwise.laws.result import Fit
 
 CURVES = 6
@@ -46,14 +44,13 @@ def figure(fit: Fit, level: float, to: float | None = None, backtest: Backtest |
     held out are hollow.
     """
     data, shown = measured(fit), fit
-    held = np.zeros(0, dtype=bool)
+    held = np.zeros(0 if data is None else len(data.y), dtype=bool)
+    note = NO_POINTS if data is None else ""
     if data is not None and backtest is not None:
-        if backtest.law != fit.law or int(backtest.trials[0].rows.max()) >= fit.n:
-            raise FlopwiseError(
-                f"plot: the back-test is of {backtest.law} with other rows than this fit of {fit.law}; give "
-                f"the one made from the same table"
-            )
-        held, shown = np.isin(data.rows, backtest.trials[0].rows), backtest.fit
+        trial = backtest.trials[0]
+        same(fit, backtest)
+        held, shown = np.isin(data.rows, trial.rows), backtest.fit
+        note = f"Fitted to the {trial.n} filled points; the {len(trial.rows)} hollow ones were held out."
     names = fit.form.variables
     if len(names) == 1:
         out = _one(shown, data, held, level, to)
@@ -63,16 +60,7 @@ def figure(fit: Fit, level: float, to: float | None = None, backtest: Backtest |
         out = _against_measured(shown, data, held, level)
     else:
         out = _along_each(shown, level)
-    if data is None:
-        out.notes.append(NO_POINTS)
-    elif len(held):
-        trial = backtest.trials[0] if backtest is not None else None
-        assert trial is not None
-        out.notes.append(
-            f"Fitted to the {trial.n} filled points; the {len(trial.rows)} hollow ones were held out."
-        )
-    if more := thinned_note(fit, data):
-        out.notes.append(more)
+    out.notes.extend(text for text in (note, thinned_note(fit, data)) if text)
     return out
 
 
@@ -84,27 +72,17 @@ def _bands(level: float, run: bool) -> str:
     )
 
 
-def _scatter(data: Data | None, held: Array, colours: list[str], target: str, label: str) -> list[Mark]:
+def _scatter(
+    x: Array, data: Data, held: Array, colours: list[str], label: str, tips: list[str]
+) -> list[Mark]:  # fmt: skip
     """Fitted points filled, held-out ones hollow."""
-    if data is None:
-        return []
     out: list[Mark] = []
-    x, tips = next(iter(data.x.values())), data.tips(target)
-    held = held if len(held) else np.zeros(len(data.y), dtype=bool)
     for kept, hollow, text in ((~held, False, label), (held, True, "held out")):
         i = np.flatnonzero(kept)
         if len(i):
-            out.append(
-                Points(
-                    x[i],
-                    data.y[i],
-                    [colours[j] for j in i],
-                    text,
-                    "diamond" if hollow else "circle",
-                    hollow,
-                    [tips[j] for j in i],
-                )
-            )
+            shape = "diamond" if hollow else "circle"
+            of, told = [colours[j] for j in i], [tips[j] for j in i]
+            out.append(Points(x[i], data.y[i], of, text, shape, hollow, told))
     return out
 
 
@@ -115,8 +93,8 @@ def _one(fit: Fit, data: Data | None, held: Array, level: float, to: float | Non
     if log and data is not None:
         low = min(low, float(data.x[name].min()))
     end, why = reach(fit, name, log, to, 3.0)
-    if data is not None and to is None:
-        end = max(end, float(data.x[name].max())) if not why else end
+    if data is not None and to is None and not why:
+        end = max(end, float(data.x[name].max()))
     x = grid(low, end, log)
     p = fit.predict(level=level, **{name: x})
     marks: list[Mark] = [
@@ -125,7 +103,9 @@ def _one(fit: Fit, data: Data | None, held: Array, level: float, to: float | Non
         Band(x, p.mean_low, p.mean_high, BLUE, f"{level:.0%}, the law", 0.3),
         Line(x, p.value, BLUE, "the law"),
     ]
-    points = _scatter(data, held, [INK] * (len(data.y) if data else 0), target, "measured")
+    if data is not None:
+        ink = [INK] * len(data.y)
+        marks += _scatter(data.x[name], data, held, ink, "measured", data.tips(target))
     hard = np.concatenate([p.value, data.y if data else []])
     panel = Panel(
         axis(np.concatenate([x, data.x[name] if data else []]), labelled(fit.form, name), log),
@@ -133,7 +113,7 @@ def _one(fit: Fit, data: Data | None, held: Array, level: float, to: float | Non
             hard, labelled(fit.form, target), fit.scale == "log" and float(hard.min()) > 0,
             soft=np.concatenate([p.low, p.high]),
         ),
-        marks + points,
+        marks,
     )  # fmt: skip
     out = Figure(f"{capital(noun(target))} against {noun(name)}", about(fit, _bands(level, True)), [panel])
     if why:
@@ -149,19 +129,20 @@ def _two(fit: Fit, data: Data | None, held: Array, level: float, to: float | Non
     values = _values(fit, data, by)
     log = wide(np.array(fit.ranges[x_name]))
     end, why = reach(fit, x_name, log, to, 2.0)
+    if data is not None and to is None and not why:
+        end = max(end, float(data.x[x_name].max()))
     x = grid(fit.ranges[x_name][0], end, log)
-    marks: list[Mark] = []
+    marks: list[Mark] = [Shade(*fit.ranges[x_name], "fitted range")]
     hard, soft = [], []
     for value, colour in zip(values, ramps(values), strict=True):
         p = fit.predict(level=level, **{x_name: x, by: np.full(len(x), value)})
-        marks.insert(0, Band(x, p.low, p.high, colour, opacity=0.1))
+        marks.insert(1, Band(x, p.low, p.high, colour, opacity=0.1))
         marks.append(Line(x, p.value, colour, short(float(f"{value:.3g}"))))
         hard.append(p.value)
         soft += [p.low, p.high]
-    colours: list[str] = []
     if data is not None:
-        data = Data({x_name: data.x[x_name], by: data.x[by]}, data.y, data.rows)
         colours = [ramp(float(s)) for s in _share(data.x[by], values)]
+        marks += _scatter(data.x[x_name], data, held, colours, "", data.tips(target))
         hard.append(data.y)
     every = np.concatenate(hard)
     xs = x if data is None else np.concatenate([x, data.x[x_name]])
@@ -171,7 +152,7 @@ def _two(fit: Fit, data: Data | None, held: Array, level: float, to: float | Non
             every, labelled(fit.form, target), fit.scale == "log" and float(every.min()) > 0,
             soft=np.concatenate(soft),
         ),
-        marks + _scatter(data, held, colours, target, ""),
+        marks,
     )  # fmt: skip
     out = Figure(
         f"{capital(noun(target))} against {noun(x_name)} at {len(values)} values of {by}",
@@ -223,14 +204,8 @@ def _against_measured(fit: Fit, data: Data, held: Array, level: float) -> Figure
         Band(p.value[order], p.low[order], p.high[order], BLUE, f"{level:.0%}, a single run", 0.14),
         Line(ends, ends, GREY, "measured as predicted", width=1.2),
     ]
-    at = Data({"predicted": p.value}, data.y, data.rows)
-    tips = data.tips(target)
-    for mark in _scatter(at, held, [VERMILLION if not len(held) else INK] * len(data.y), target, "measured"):
-        assert isinstance(mark, Points)
-        rows = [int(tip.split()[1].rstrip(":")) for tip in mark.tips]
-        place = {int(row) + 1: i for i, row in enumerate(data.rows)}
-        told = [f"{tips[place[r]]}; predicted {p.value[place[r]]:.5g}" for r in rows]
-        marks.append(Points(mark.x, mark.y, INK, mark.label, mark.shape, mark.hollow, told))
+    tips = [f"{tip}; predicted {v:.5g}" for tip, v in zip(data.tips(target), p.value, strict=True)]
+    marks += _scatter(p.value, data, held, [INK] * len(data.y), "measured", tips)
     axes = [
         axis(both, f"{what} {labelled(fit.form, target)}", log and float(both.min()) > 0)
         for what in ("predicted", "measured")

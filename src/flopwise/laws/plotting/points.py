@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from flopwise.errors import FlopwiseError, one_line
+from flopwise.laws.backtesting import Backtest
 from flopwise.laws.law import Array
 from flopwise.laws.plotting.figure import CROWD, short
 from flopwise.laws.result import Fit
@@ -55,6 +56,16 @@ def measured(fit: Fit) -> Data | None:
         return Data({"k": k}, np.array([counts.solved_by(v).mean() for v in k]), np.arange(len(k)))
     x = {v: problem.x.get(v, np.ones(len(n))) for v in names}
     return _thinned(Data(x, c / n, np.arange(len(n))))
+
+
+def same(fit: Fit, test: Backtest) -> None:
+    """Raise unless a back-test is of the fit's law and of as many rows."""
+    rows = test.trials[0].n + len(test.trials[0].rows)
+    if test.law != fit.law or rows != fit.n:
+        raise FlopwiseError(
+            f"plot: the back-test is of {one_line(test.law, 60)} on {rows} rows, the fit of "
+            f"{one_line(fit.law, 60)} on {fit.n}; give the one made from the same table"
+        )
 
 
 def _thinned(data: Data) -> Data:
