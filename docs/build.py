@@ -10,63 +10,54 @@ from typing import Any
 
 DOCS = Path(__file__).parent
 
-STATUS = {
-    "checked": "formula checked against the authors' code or data",
-    "summary": "formula checked against a summary or transcript of the paper",
-    "unverified": "formula from memory, to be checked before use",
-}
-
 OWN_LAW = """\
 import numpy as np
 import flopwise as fw
 from flopwise.laws import Law, Parameter, register
 
 register(Law(
-    name="shifted", regime="pretraining", formula="L = E + A (D + s)^-b", variables=("D",), target="loss",
+    name="my_shifted", regime="pretraining", formula="loss = E + A * (D + s)^-b",
     parameters=(
-        Parameter("E", (0.1, 3.0)), Parameter("A", (1.0, 1e4)), Parameter("b", (0.05, 1.0)),
+        Parameter("E", (0.1, 3.0)), Parameter("A"), Parameter("b", (0.05, 1.0)),
         Parameter("s", (0.01, 1.0), unit="D"),
     ),
-    function=lambda p, x: p["E"] + p["A"] * (x["D"] + p["s"]) ** -p["b"],
-    source="my notebook", status="unverified", needs="token budgets over two decades",
+    source="my notebook", status="own", needs="token budgets over two decades",
 ))
 
 D = np.geomspace(1e6, 1e9, 12)
 table = {"D": D, "loss": 1.7 + 90 * (D + 2e6) ** -0.3}
-fit = fw.fit("shifted", table)
+fit = fw.fit("my_shifted", table)
 print({name: round(value, 3) for name, value in fit.params.items()})
-print(fit.predict(D=1e10).value, fw.backtest("shifted", table, by="D").rms)
+print(round(fit.predict(D=1e10).value, 4), fw.backtest("my_shifted", table, by="D").rms < 1e-6)
 """
 
 LAWS = """\
 # Laws
 
-Made from the catalogue by `make docs`; `flopwise laws` prints it. A law is fitted to a table whose columns
-are named as its variables and target; `--map` renames them:
+Made from the catalogue by `make docs`; `flopwise laws` prints it, `flopwise laws NAME` all about one. A law is
+fitted to a table whose columns are named as its variables and target; `--map` renames them:
 
     flopwise fit runs.csv --law chinchilla --map N=n_params,loss=val_loss
 
+How a fit works and how sure it is: [fitting.md](fitting.md). Which law to take: [choosing.md](choosing.md). What
+came out of published data: [reproductions.md](reproductions.md).
+
+A formula or a published value is *checked* (against the authors' code or data), from a *summary* (or a transcript
+of the paper), *unverified* (from memory), or our *own*. Exponents depend on units and on whether a floor is
+fitted: never compare them across papers. Parameters in **bold** are linear given the others, and solved for.
+
+{contents}
+
 {laws}
-## How sure a fit is
+## A law of your own
 
-- The default loss is the sum over points of Huber's loss of log predicted minus log observed, with limit 1e-3
-  (Hoffmann et al. 2022). `--loss log_squared` is the sum of their squares, `--loss squared` that of the
-  differences themselves. Accuracies and coverages are always fitted as they are, without logarithm.
-- Intervals of parameters are by the delta method and Student's t. With `--cluster COLUMN`, noise between runs
-  (trunks) is told apart from noise within them, and t has the degrees of freedom of the part between: few
-  runs give wide intervals.
-- The interval of a prediction is that of a single new run: parameters and scatter. For a form chosen by
-  back-test, the 95% interval is never narrower than twice the error that it made there.
-- `--bootstrap n` refits to n resamples of whole runs and takes quantiles instead; with fewer than ten runs it
-  understates.
-- A law that its data do not identify (a reinforcement curve that ends before its middle) is not extrapolated.
+On the command line a formula will do; its names that are no columns of the table are positive parameters:
 
-## A law of your own in ten lines
+    flopwise fit runs.csv --law "loss = E + A / D^b"
 
-It gets fitting, intervals, back-tests and comparison for free; put into `src/flopwise/laws/`, the command
-line too. Parameters are searched as logarithms (positive) unless `log=False`; `start` is where searches begin
-(with `unit`, in multiples of a variable's geometric mean). Naming linear parameters and their terms
-(`linear`, `terms`, see `laws/pretraining.py`) makes the search surer.
+In Python, ten lines give it bounds, starts, units and a name; it gets derivatives, fitting, intervals,
+back-tests, comparison and plots for free. Parameters are searched as logarithms (positive) unless `log=False`;
+`start` is where searches begin (with `unit`, in multiples of that variable's geometric mean).
 
 ```python
 {own}```
@@ -75,19 +66,32 @@ line too. Parameters are searched as logarithms (positive) unless `log=False`; `
 
 def laws_page() -> str:
     """docs/laws.md."""
-    from flopwise.laws.law import laws
+    from flopwise.laws.law import REGIMES, laws
 
-    entries = []
-    for regime in ("pretraining", "post-training", "test-time"):
+    entries, contents = [], []
+    for regime in REGIMES:
         entries.append(f"## {regime.capitalize()}\n")
-        for law in laws(regime):
-            entries.append(
-                f"### `{law.name}`\n\n    {law.formula}\n\n"
-                f"- columns: {', '.join(f'`{v}`' for v in law.variables)} and `{law.target}`; "
-                f"parameters: {', '.join(f'`{p}`' for p in law.names)}\n"
-                f"- needs {law.needs}\n- source: {law.source} ({STATUS[law.status]})\n"
-            )
-    return LAWS.format(laws="\n".join(entries), own=OWN_LAW)
+        names = [law.name for law in laws(regime)]
+        contents.append(f"**{regime.capitalize()}**: " + ", ".join(f"[`{n}`](#{n})" for n in names) + "\n")
+        entries += [_law(law) for law in laws(regime)]
+    return LAWS.format(laws="\n".join(entries), contents="\n".join(contents), own=OWN_LAW)
+
+
+def _law(law: Any) -> str:
+    columns = dict.fromkeys((*law.columns, *law.variables, law.target))
+    lines = [
+        f"### `{law.name}`\n", f"    {law.formula}\n",
+        *([f"$${law.latex}$$\n"] if law.function is None else []),
+        "- columns: " + "; ".join(f"`{c}` {law.unit(c)}" for c in columns),
+        "- parameters: " + ", ".join(f"**`{p}`**" if p in law.linear else f"`{p}`" for p in law.names),
+        f"- needs {law.needs}", f"- source: {law.source} ({law.status})",
+    ]  # fmt: skip
+    if law.from_counts:
+        lines.append("- fitted by the likelihood of counts")
+    for p in law.published:
+        values = ", ".join(f"{name} {value:g}" for name, value in p.values.items())
+        lines.append(f"- published: {values} ({p.source}; {p.status}{f'; {p.note}' if p.note else ''})")
+    return "\n".join(lines) + "\n"
 
 
 def cli_page() -> str:

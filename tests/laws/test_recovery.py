@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from flopwise.laws import fit, get, laws
+from flopwise.laws import fit, get, laws, optimum
 from flopwise.laws.law import REGIMES, STATUSES
 from flopwise.laws.objective import Objective, searched
 
@@ -46,14 +46,14 @@ def test_derivatives_agree_with_differences(name, exact):
     law = get(name)
     problem = Objective(law, {v: table[v] for v in law.variables}, table[law.target], np.inf, law.scale)
     theta = searched(law, truth)[None] + 0.01
-    r, J = problem.jacobian(theta)
+    _, J = problem.jacobian(theta)
     steps = 1e-6 * np.eye(theta.shape[1])
     by_hand = (problem.residuals(theta + steps) - problem.residuals(theta - steps)) / 2e-6
     assert J[0] == pytest.approx(by_hand, rel=1e-4, abs=1e-4 * np.abs(J).max())
     # The second derivative of half the sum of squares, by differences of its gradient.
     H = problem.local(theta, True).true[0]
     ahead, back = (problem.local(theta + sign * steps, False).gradient for sign in (1, -1))
-    assert H == pytest.approx((ahead - back) / 2e-6, rel=1e-4, abs=1e-5 * np.abs(H).max())
+    assert pytest.approx((ahead - back) / 2e-6, rel=1e-4, abs=1e-5 * np.abs(H).max()) == H
 
 
 @pytest.mark.parametrize("name", [name for name in FORMULAS if get(name).linear])
@@ -102,3 +102,23 @@ def test_optimum_spends_the_budget_where_the_slopes_agree(exact):
     assert pytest.approx(G * (1e21 / 6) ** (p["beta"] / (p["alpha"] + p["beta"])), rel=1e-3) == best.N
     low, high = best.intervals["N"]
     assert low <= best.N * 1.001 and high * 1.001 >= best.N
+
+
+@pytest.mark.parametrize("name", ["chinchilla", "overtraining"])
+def test_the_closed_form_of_the_optimum_is_the_numeric_one(name, exact, monkeypatch):
+    _, p = exact(name)
+    closed = optimum.optimum(get(name), p, 1e21, 0.0)
+    monkeypatch.setattr(optimum, "CLOSED", {})
+    numeric = optimum.optimum(get(name), p, 1e21, 0.0)
+    assert numeric[0] == pytest.approx(closed[0], rel=1e-5)
+    assert numeric[2] == pytest.approx(closed[2], rel=1e-12)
+
+
+def test_a_demand_for_answers_moves_the_optimum_to_smaller_models(exact):
+    table, _ = exact("chinchilla", E=1.8, A=480.0, B=2100.0, alpha=0.35, beta=0.37)
+    fitted = fit("chinchilla", table)
+    alone, served = fitted.optimal(1e21), fitted.optimal(1e21, demand=1e11)
+    assert served.N < alone.N and served.loss > alone.loss
+    assert pytest.approx(1e21, rel=1e-9) == 6 * served.N * served.D + 2 * served.N * 1e11
+    frontier = fitted.frontier([1e20, 1e21])
+    assert [a.C for a in frontier] == [1e20, 1e21] and frontier[1].N == alone.N

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
     from flopwise.laws.result import Fit
 
 LINE = 0.15
-"""Standard deviation, in logarithms, of one variable around its line in another, below which they are one."""
+"""Standard deviation, in logarithms, of a variable around its line in another below which they are one."""
 OUTLIER = 4.5
 """Robust standard deviations."""
 RUN_COLUMNS = ("run", "run_id", "trunk", "experiment_id")
 """Columns that would name the run of a checkpoint."""
+WIDE = 10.0
+"""Ratio of an interval's ends above which a parameter is said to be hardly identified."""
+FAR, ASIDE = 10.0, 1.5
+"""Standard deviation in logarithms of a variable around its line in another, below which they are one."""
 LOOSE = 1.0
 """Standard error of a logarithm that means "known to no better than a factor of e to 2.7"."""
 
@@ -32,6 +36,8 @@ LOOSE = 1.0
 def enough(law: Law, x: Mapping[str, Array], y: Array) -> None:
     """Raise unless there are points enough, and different enough; the message says which to add."""
     k, names = len(law.names), ", ".join(x)
+    if not len(y):
+        raise FlopwiseError("fit: the table has no rows")
     if len(y) < k + 1:
         raise FlopwiseError(
             f"fit: {law.name} has {k} parameters and needs at least {k + 1} points, there are {len(y)}; add "
@@ -107,7 +113,7 @@ def look(
     if problem.scale != "nll":
         _rows(out, problem.residuals(ends.theta[:1])[0], rows)
         _other_loss(out, ends.theta[:1])
-    _conventions(out, table, target)
+    _conventions(out, table, target, cluster)
     if len(table[next(iter(problem.x))]) > out.n:
         say(
             f"{len(table[next(iter(problem.x))])} rows: fitted to {out.n} of them, drawn at random"
@@ -115,10 +121,56 @@ def look(
         )
 
 
+def after_profiles(fit: Fit) -> None:
+    """Append what the profiles of all parameters show: those that no value, or hardly any, is too far for."""
+    for p in fit.form.parameters:
+        made, t = fit.profiles[p.name], fit.t(0.95, p.name)
+        sides = [w for w, end in zip(("smaller", "larger"), made.open_ends(t), strict=True) if end]
+        if len(sides) == 2:
+            fit.diagnostics.setdefault("serious", []).append(f"{p.name} is not identified")
+        low, high = (float(np.exp(v)) if p.log else v for v in made.interval(t))
+        if sides and p.name not in fit.diagnostics.get("at_bounds", ()):
+            values = np.exp(made.values) if p.log else made.values
+            fit.warnings.append(
+                f"{p.name} is not identified: no {' or '.join(sides)} value is ruled out at 95% (the profile "
+                f"was followed from {values.min():.3g} to {values.max():.3g})"
+            )
+        elif not sides and p.log and high > WIDE * low:
+            fit.warnings.append(
+                f"{p.name} is hardly identified: anything from {low:.3g} to {high:.3g} will do at 95%"
+            )
+
+
+def too_far(fit: Fit, x: Mapping[str, Array]) -> tuple[str, ...]:
+    """In words: beyond ten times the compute that was fitted, or tokens per parameter never seen."""
+    said = []
+    support = {name: (float(v[0]), float(v[1])) for name, v in fit.support.items()}
+    asked = dict(x)
+    if {"N", "D"} <= set(x):
+        asked |= {"C": 6 * x["N"] * x["D"], "D / N": x["D"] / x["N"]}
+    if "C" in fit.ranges:
+        support["C"] = fit.ranges["C"]
+    if "C" in support and (times := float(asked["C"].max()) / support["C"][1]) > FAR:
+        said.append(
+            f"C = {asked['C'].max():.3g} is {times:.3g} times the largest that was fitted; beyond {FAR:g} "
+            f"times the interval does not know whether the form still holds"
+        )
+    if "D / N" in support:
+        low, high = support["D / N"]
+        ratio = asked["D / N"]
+        outside = np.maximum(ratio / high, low / ratio)
+        if outside.max() > ASIDE:
+            said.append(
+                f"{ratio[np.argmax(outside)]:.3g} tokens per parameter; the fitted runs have {low:.3g} to "
+                f"{high:.3g}, and laws are unreliable outside"
+            )
+    return tuple(said)
+
+
 def _not_identified(out: Fit, noise: Spread) -> None:
     """Parameters that the data leave open, and directions that are flat."""
     form = out.form
-    errors = np.sqrt(np.diag(noise.covariance))
+    errors = np.sqrt(np.maximum(np.diag(noise.covariance), 0.0))
     loose = [
         p.name
         for p, e, v in zip(form.parameters, errors, out.theta, strict=True)
@@ -186,7 +238,7 @@ def _other_loss(out: Fit, theta: Array) -> None:
             return
         other, how = replace(problem, delta=1.345 * sigma), "a robust loss"
     end = descend(other, theta, *bounds(other), limit=60, newton=False)
-    errors = np.sqrt(np.diag(out.covariance))
+    errors = np.sqrt(np.maximum(np.diag(out.covariance), 0.0))
     apart = np.abs(end.theta[0] - theta[0]) / np.maximum(errors, 1e-12)
     if apart.max() > 1:
         then = named(out.form, end.theta[0])
@@ -202,11 +254,12 @@ def _other_loss(out: Fit, theta: Array) -> None:
     out.diagnostics["other_loss"] = {"loss": how, "params": named(out.form, end.theta[0])}
 
 
-def _conventions(out: Fit, table: Mapping[str, Any], target: str) -> None:
+def _conventions(out: Fit, table: Mapping[str, Any], target: str, cluster: str | None) -> None:
     """Columns that contradict each other: N with and without embeddings, C that is not 6 N D."""
     from flopwise.records.conventions import conventions
 
-    out.warnings += conventions(table, (*out.form.variables, target))
+    columns = {str(name): values for name, values in table.items()}
+    out.warnings += conventions(columns, (*out.form.variables, target), cluster)
 
 
 def on_a_line(x: Mapping[str, Array]) -> list[str]:

@@ -22,8 +22,8 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 
 Array = np.ndarray
-LONGEST = 2000
-"""Characters in a formula."""
+LONGEST, DEEPEST = 2000, 150
+"""Characters in a formula, and operations inside each other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +112,8 @@ def power(a: Node, b: Node) -> Node:
         if e == 1:
             return a
         if a.op == "const":
-            return const(a.args[0] ** e)
+            with np.errstate(all="ignore"):
+                return const(float(np.float64(a.args[0]) ** np.float64(e)))
         if e == 2:
             return _node("square", a)
         if e == -1:
@@ -292,7 +293,12 @@ def _side(part: str, text: str) -> tuple[str, ast.expr]:
     if not sign or not left.isidentifier():
         raise FlopwiseError(f"formula {text[:80]!r} must be NAME = EXPRESSION, as loss = E + A / N^alpha")
     try:
-        return left, ast.parse(right.strip().replace("^", "**"), mode="eval").body
+        tree = ast.parse(right.strip().replace("^", "**"), mode="eval").body
+        level, depth = [tree], 0
+        while level := [child for node in level for child in ast.iter_child_nodes(node)]:
+            if (depth := depth + 1) > DEEPEST:
+                raise ValueError(f"it is nested more than {DEEPEST} deep")
+        return left, tree
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
         raise FlopwiseError(f"formula {text[:80]!r} cannot be read after '{left} =': {e}") from e
 

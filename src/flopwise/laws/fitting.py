@@ -16,21 +16,24 @@ from flopwise.laws.resampling import bootstrap as resample
 from flopwise.laws.resampling import posterior
 from flopwise.laws.result import Allocation, Fit, Prediction
 from flopwise.laws.search import Minima, descend
-from flopwise.laws.starts import bounds, minimise
+from flopwise.laws.starts import TURN, bounds, minimise
 from flopwise.laws.uncertainty import Spread, from_likelihood, robust_scale, spread
 
 __all__ = ["INTERVALS", "LOSSES", "Allocation", "Fit", "Prediction", "fit"]
 
 LOSSES = ("log_huber", "log_squared", "squared", "robust", "binomial", "likelihood")
 INTERVALS = ("profile", "delta", "bootstrap", "posterior")
+FEWEST = 4
+"""Independent runs that a bootstrap takes."""
 MOST = 50_000
 """Rows that are fitted; of more, a random sample says as much as anyone can use."""
+LEAST = 1e-12
+"""Delta below which rounding is all that is inside."""
 VANISHED = 1e-6
 """Share of the target that a term must add somewhere to be there at all."""
-TURN = 1.345
-"""Where the robust loss turns linear, in standard deviations: 95% efficient for normal noise (Huber 1981)."""
 
 
+@np.errstate(all="ignore")  # values that are no numbers are judged where they matter
 def fit(
     law: str | Law, table: Any, loss: str = "log_huber", delta: float = 1e-3, cluster: str | None = None,
     seed: int = 0, target: str | None = None, starts: int = 100, bootstrap: int = 0,
@@ -67,7 +70,7 @@ def fit(
         table = read_table(table)
     base = own(law, table) if isinstance(law, str) and "=" in law else get(law)
     form = base.fix(fixed or {})
-    _check(loss, delta, bootstrap, intervals)
+    _check(loss, delta, bootstrap, intervals, seed, starts)
     if loss == "binomial":
         form = form.from_shares()
     if form.from_counts:
@@ -120,15 +123,18 @@ def _sample(clusters: Array | None, n: int, seed: int) -> Array:
     return np.flatnonzero(np.isin(clusters, rng.choice(names, share, replace=False)))[:MOST]
 
 
-def _check(loss: str, delta: float, bootstrap: int, intervals: str) -> None:
+def _check(loss: str, delta: float, bootstrap: int, intervals: str, seed: int, starts: int) -> None:
     if loss not in LOSSES:
         raise FlopwiseError(f"fit: loss {loss!r} is unknown; there are {', '.join(LOSSES)}")
     if intervals not in INTERVALS:
         raise FlopwiseError(f"fit: intervals {intervals!r} are unknown; there are {', '.join(INTERVALS)}")
-    if not 0 < delta < np.inf:
-        raise FlopwiseError(f"fit: delta is {delta}, must be a number above 0")
-    if bootstrap and not 20 <= bootstrap <= 100_000:
-        raise FlopwiseError(f"fit: bootstrap is {bootstrap}, must be 0 or from 20 to 100000 refits")
+    if not isinstance(delta, int | float) or not LEAST <= delta < np.inf:
+        raise FlopwiseError(f"fit: delta is {str(delta)[:40]}, must be a number from {LEAST:g}")
+    if not isinstance(bootstrap, int) or (bootstrap and not 20 <= bootstrap <= 100_000):
+        raise FlopwiseError(f"fit: bootstrap is {str(bootstrap)[:40]}, must be 0 or from 20 to 100000 refits")
+    for name, value, least in (("seed", seed, 0), ("starts", starts, 1)):
+        if not isinstance(value, int | np.integer) or value < least:
+            raise FlopwiseError(f"fit: {name} is {str(value)[:40]}, must be a whole number from {least}")
 
 
 def _search(problem: Objective, loss: str, starts: int, seed: int) -> tuple[Objective, Minima]:
@@ -183,7 +189,7 @@ def _diagnose(out: Fit, ends: Minima, noise: Spread) -> None:
             "noise_between_clusters": noise.between, "noise_within": noise.within,
         }  # fmt: skip
     if out.loss == "robust":
-        out.diagnostics["delta"] = problem.delta
+        out.diagnostics["delta"] = problem.delta if problem.delta < np.inf else None
     out.status = "iteration_limit" if not ends.converged[0] else "at_bound" if at_bound else "converged"
 
 
@@ -203,6 +209,10 @@ def _bootstrap(
     out: Fit, clusters: Array | None, n: int, seed: int, progress: Callable[[float], None] | None
 ) -> None:
     assert out.problem is not None
+    if out.n_clusters < FEWEST:
+        raise FlopwiseError(
+            f"fit: a bootstrap over {out.n_clusters} independent runs says nothing; it needs {FEWEST} or more"
+        )
     low, high = bounds(out.problem)
     samples, failed = resample(out.problem, out.theta, low, high, clusters, n, seed, progress)
     if len(samples) < max(20, n // 2):
@@ -279,4 +289,8 @@ def columns(
         return out, y, None
     require(table, cluster, "fit: to cluster by")
     labels = np.asarray(table[cluster])
+    if labels.shape != y.shape:
+        raise FlopwiseError(
+            f"fit: column {cluster!r} to cluster by has the shape {labels.shape}, not {y.shape}"
+        )
     return out, y, np.unique(labels.astype(str), return_inverse=True)[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,6 +18,8 @@ from flopwise.laws.expression import Formula, Node, Tape
 
 Array = np.ndarray
 Columns = Mapping[str, Array]
+LARGEST = 1e200
+"""Size of a parameter beyond which sums of it are no numbers."""
 REGIMES = ("pretraining", "post-training", "test-time")
 MEANING = {
     "checked": "checked against the authors' code or data",
@@ -111,6 +114,8 @@ class Law:
             object.__setattr__(self, "target", self.target or self.parsed.target)
             if unused := [p for p in self.names if p not in self.parsed.names | self._nll_names]:
                 raise FlopwiseError(f"law {self.name}: parameter {unused[0]} is not in {self.formula!r}")
+        if self.target in self.variables:
+            raise FlopwiseError(f"law {self.name}: {self.target} is on both sides of {self.formula[:80]!r}")
         if not (self.variables and self.target):
             raise FlopwiseError(f"law {self.name}: name its variables and its target")
 
@@ -179,8 +184,12 @@ class Law:
                     f"fix: {self.name} has no parameter {p!r}; there are {', '.join(self.names)}"
                 )
             low, high = self.parameters[self.names.index(p)].bounds
-            if not low <= value <= high:
-                raise FlopwiseError(f"fix: {p} is {value:g}, must be from {low:g} to {high:g}")
+            usable = isinstance(value, int | float | np.floating) and abs(value) <= LARGEST
+            if not usable or not low <= value <= high:
+                raise FlopwiseError(
+                    f"fix: {p} is {str(value)[:40]}, must be a number from {max(low, -LARGEST):g} to "
+                    f"{min(high, LARGEST):g}"
+                )
         if not values:
             return self
         kept = tuple(p for p in self.parameters if p.name not in values)
@@ -272,7 +281,8 @@ def _held(text: str, values: Mapping[str, float]) -> str:
 
 def _in_order(text: str, names: frozenset[str]) -> tuple[str, ...]:
     """Standard columns first, in the order of `UNITS`, then others as the text has them."""
-    said = dict.fromkeys(w for w in re.findall(r"[A-Za-z_]\w*", text) if w in names)
+    words = re.findall(r"[^\W\d]\w*", unicodedata.normalize("NFKC", text))
+    said = dict.fromkeys(w for w in words if w in names)
     return tuple([u for u in UNITS if u in said] + [w for w in said if w not in UNITS])
 
 
@@ -326,6 +336,8 @@ def get(name: str | Law) -> Law:
     """
     if isinstance(name, Law):
         return name
+    if not isinstance(name, str):
+        raise FlopwiseError(f"law is a {type(name).__name__}, must be a name, a formula or a Law")
     if "=" in name:
         return own(name)
     _load()

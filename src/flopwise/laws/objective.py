@@ -65,7 +65,10 @@ class Objective:
         n = self.y.shape[-1]
         if n <= most:
             return self
-        rows = np.arange(0, n, -(-n // most))
+        return self.only(np.arange(0, n, -(-n // most)))
+
+    def only(self, rows: Array) -> Objective:
+        """The same on these rows of the table."""
         weights = None if self.weights is None else self.weights[..., rows]
         x = {name: v[rows] for name, v in self.x.items()}
         return replace(self, x=x, y=self.y[..., rows], weights=weights)
@@ -112,14 +115,15 @@ class Objective:
 
     def cost_of(self, r: Array) -> Array:
         """The objective [b] of residuals [b, n]."""
-        if self.scale == "nll":
-            each = r
-        elif self.delta == np.inf:
-            each = 0.5 * r * r
-        else:
-            size = np.minimum(np.abs(r), self.delta)
-            each = size * (np.abs(r) - size / 2)
-        return each.sum(axis=-1) if self.weights is None else (each * self.weights).sum(axis=-1)
+        with np.errstate(over="ignore"):  # of a residual that is no value
+            if self.scale == "nll":
+                each = r
+            elif self.delta == np.inf:
+                each = 0.5 * r * r
+            else:
+                size = np.minimum(np.abs(r), self.delta)
+                each = size * (np.abs(r) - size / 2)
+            return each.sum(axis=-1) if self.weights is None else (each * self.weights).sum(axis=-1)
 
     def cost(self, theta: Array) -> Array:
         """The objective [b]."""
@@ -206,8 +210,8 @@ class Objective:
             J = np.empty((b, k, r.shape[1]))
             for i in range(k):
                 J[:, i] = parts[1 + i] / value if self.scale == "log" else parts[1 + i]
-        if not np.isfinite(J.sum()):
-            J = np.where(np.isfinite(J), J, 0.0)
+            if not np.isfinite(J.sum()):
+                J = np.where(np.isfinite(J), J, 0.0)
         if order == 1:
             return r, J, None
         return r, J, [value, *parts[1 + k :]]

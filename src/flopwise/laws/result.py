@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
+from flopwise.laws import doubts
 from flopwise.laws.advice import slopes
-from flopwise.laws.law import Law, get, own
+from flopwise.laws.law import Law
 from flopwise.laws.objective import Objective, named, on_scale, searched
 from flopwise.laws.profile import Profile, profile
 
 DRAWS = 400
 """Parameter sets behind intervals that are quantiles."""
-WIDE = 10.0
-"""Ratio of an interval's ends above which a parameter is said to be hardly identified."""
 _WIDEST = 300.0
 """Half-width of a log interval that means "not identified"; keeps its ends finite for JSON."""
 
@@ -111,8 +110,8 @@ class Fit:
         """Half-width of an interval of this level in standard errors: of a parameter, or of predictions."""
         from scipy.special import ndtri, stdtrit
 
-        if not 0 < level < 1:
-            raise FlopwiseError(f"level is {level}, must be between 0 and 1, as 0.95")
+        if not isinstance(level, int | float) or not 0 < level < 1:
+            raise FlopwiseError(f"level is {str(level)[:40]}, must be between 0 and 1, as 0.95")
         dof = self.dof if not name or self.dofs is None else float(self.dofs[self.form.names.index(name)])
         return float(stdtrit(dof, 0.5 + level / 2) if np.isfinite(dof) else ndtri(0.5 + level / 2))
 
@@ -129,6 +128,10 @@ class Fit:
             )
         i = self.form.names.index(name)
         t, method = self.t(level, name), method or self.intervals
+        if method not in ("profile", "delta", "bootstrap", "posterior"):
+            raise FlopwiseError(
+                f"interval: method {method!r} is unknown; profile, delta, bootstrap, posterior"
+            )
         if method in ("bootstrap", "posterior"):
             if self.samples is None:
                 raise FlopwiseError(f"interval: there are no {method} samples; fit with intervals={method!r}")
@@ -143,6 +146,7 @@ class Fit:
         a, b = self.form.parameters[i].bounds
         return float(np.clip(low, a, b)), float(np.clip(high, a, b))
 
+    @np.errstate(all="ignore")
     def profile(self, name: str) -> Profile | None:
         """The profile likelihood of a parameter, made on first use; None for a fit read from a file without.
 
@@ -159,27 +163,10 @@ class Fit:
             list(range(len(names))), t,
         )  # fmt: skip
         self.profiles.update(zip(names, found, strict=True))
-        for p, made in zip(self.form.parameters, found, strict=True):
-            below, above = made.open_ends(self.t(0.95, p.name))
-            sides = [w for w, open_ in (("smaller", below), ("larger", above)) if open_]
-            if len(sides) == 2:
-                self.diagnostics.setdefault("serious", []).append(f"{p.name} is not identified")
-            if sides and p.name not in self.diagnostics.get("at_bounds", ()):
-                values = np.exp(made.values) if p.log else made.values
-                self.warnings.append(
-                    f"{p.name} is not identified: no {' or '.join(sides)} value is ruled out at 95% (the "
-                    f"profile was followed from {values.min():.3g} to {values.max():.3g})"
-                )
-            elif (
-                not sides
-                and p.log
-                and (ends := np.exp(made.interval(self.t(0.95, p.name))))[1] > WIDE * ends[0]
-            ):
-                self.warnings.append(
-                    f"{p.name} is hardly identified: anything from {ends[0]:.3g} to {ends[1]:.3g} will do at 95%"
-                )
+        doubts.after_profiles(self)
         return self.profiles[name]
 
+    @np.errstate(all="ignore")
     def predict(self, level: float = 0.95, **variables: Any) -> Prediction:
         """The law at new values, numbers or arrays.
 
@@ -222,45 +209,13 @@ class Fit:
         clipped = [back[0], *(np.clip(v, *law.span) for v in back[1:])]
         scalar = all(np.ndim(v) == 0 for v in variables.values())
         value, low, high, mean_low, mean_high = (float(v[0]) if scalar else v for v in clipped)
-        return Prediction(value, low, high, mean_low, mean_high, beyond, self._too_far(x))
+        return Prediction(value, low, high, mean_low, mean_high, beyond, doubts.too_far(self, x))
 
     def at(self, theta: np.ndarray, x: Mapping[str, np.ndarray]) -> np.ndarray:
         """The law [m, n] on the scale of residuals, for parameter sets [m, k]."""
         with np.errstate(all="ignore"):
             values = on_scale(self.scale, self.form(named(self.form, theta), x))
         return np.broadcast_to(values, (len(theta), len(next(iter(x.values())))))
-
-    def _too_far(self, x: Mapping[str, np.ndarray]) -> tuple[str, ...]:
-        """In words: beyond ten times the compute that was fitted, or tokens per parameter never seen."""
-        said = []
-        if {"N", "D"} <= set(self.ranges) and self.problem is not None:
-            seen = {"C": 6 * self.problem.x["N"] * self.problem.x["D"],
-                    "D / N": self.problem.x["D"] / self.problem.x["N"]}  # fmt: skip
-            support = {name: (float(v.min()), float(v.max())) for name, v in seen.items()}
-        else:
-            support = {name: tuple(v) for name, v in self.diagnostics.get("support", {}).items()}
-        asked = dict(x)
-        if {"N", "D"} <= set(x):
-            asked |= {"C": 6 * x["N"] * x["D"], "D / N": x["D"] / x["N"]}
-        if "C" in self.ranges:
-            support["C"] = self.ranges["C"]
-        if "C" in support and (times := float(asked["C"].max()) / support["C"][1]) > 10:
-            said.append(
-                f"C = {asked['C'].max():.3g} is {times:.3g} times the largest that was fitted; beyond "
-                f"10 times "
-                f"the interval does not know whether the form still holds"
-            )
-        if "D / N" in support:
-            low, high = support["D / N"]
-            ratio = asked["D / N"]
-            if (ratio > 1.5 * high).any() or (ratio < low / 1.5).any():
-                worst = float(ratio[np.argmax(np.maximum(ratio / high, low / ratio))])
-                said.append(
-                    f"{worst:.3g} tokens per parameter; the fitted runs have {low:.3g} to {high:.3g}, "
-                    f"and laws "
-                    f"are unreliable outside"
-                )
-        return tuple(said)
 
     def _variables(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
         """The law's variables as arrays of one length, checked."""
@@ -275,8 +230,12 @@ class Fit:
         for name in law.variables:
             try:
                 values = np.atleast_1d(np.asarray(given[name], dtype=float))
-            except (TypeError, ValueError):
+            except (TypeError, ValueError, OverflowError):
                 values = np.array([np.nan])
+            if values.ndim > 1 or not values.size:
+                raise FlopwiseError(
+                    f"predict: {name} has the shape {values.shape}, must be a number or a list"
+                )
             least = -np.inf if name in law.signed else 0.0
             zero = name in law.from_zero or name in law.signed
             if not (np.isfinite(values).all() and (values >= least).all() and (zero or (values > 0).all())):
@@ -312,6 +271,9 @@ class Fit:
             raise FlopwiseError(
                 f"optimal: {law.name} is a law in {', '.join(law.variables)}; it needs one in N and D"
             )
+        self.t(level)
+        if not 0 <= demand < np.inf:
+            raise FlopwiseError(f"optimal: demand is {demand}, must be a number of tokens from 0")
         if not 6 + 2 * demand < C < np.inf:
             raise FlopwiseError(f"optimal: C is {C}, must be a number of FLOPs above {6 + 2 * demand:.3g}")
         N, D = (float(v[0]) for v in optimum(law, self.params, C, demand)[:2])
@@ -325,6 +287,10 @@ class Fit:
             "loss": (at.low, at.high),
         }
         return Allocation(C, N, D, at.value, intervals)  # type: ignore[arg-type]
+
+    def frontier(self, C: Any, demand: float = 0.0, level: float = 0.95) -> list[Allocation]:
+        """`optimal` at each compute budget of `C`: the compute-optimal frontier with its intervals."""
+        return [self.optimal(float(c), demand, level) for c in np.atleast_1d(np.asarray(C, dtype=float))]
 
     def draws(self, n: int, seed: int = 0) -> list[dict[str, float]]:
         """Parameter sets from the fit's uncertainty (bootstrap or posterior, else multivariate t), for
@@ -347,25 +313,12 @@ class Fit:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, as JSON takes it."""
-        return {
-            "law": self.law, "formula": self.form.formula, "params": self.params,
-            "intervals": {name: list(self.interval(name)) for name in self.params},
-            "objective": self.objective,
-            "loss": self.loss, "n": self.n, "n_clusters": self.n_clusters, "scatter": self.scatter,
-            "misfit": self.misfit, "dof": self.dof if np.isfinite(self.dof) else None,
-            "dofs": None if self.dofs is None or not np.isfinite(self.dofs).all() else self.dofs.tolist(),
-            "fixed": self.fixed, "interval_method": self.intervals,
-            "covariance": self.covariance.tolist(),
-            "samples": None if self.samples is None else self.samples.tolist(),
-            "profiles": {
-                name: {"values": p.values.tolist(), "z": p.z.tolist(), "limits": list(p.limits)}
-                for name, p in self.profiles.items()
-            },
-            "ranges": {name: list(ends) for name, ends in self.ranges.items()}, "status": self.status,
-            "diagnostics": self.diagnostics | {"support": self._support()}, "warnings": self.warnings,
-        }  # fmt: skip
+        from flopwise.laws.saving import to_dict
 
-    def _support(self) -> dict[str, list[float]]:
+        return to_dict(self)
+
+    @property
+    def support(self) -> dict[str, list[float]]:
         """Ranges of compute and of tokens per parameter that were fitted, for a law in N and D."""
         if self.problem is None or not {"N", "D"} <= set(self.problem.x):
             return self.diagnostics.get("support", {})
@@ -385,58 +338,13 @@ class Fit:
         Raises:
             FlopwiseError: no such file, not a fit, or of a law that is not in the catalogue.
         """
+        from flopwise.laws.saving import from_dict
+
         try:
-            return _read(json.loads(Path(path).read_text(encoding="utf-8")))
+            return from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except FileNotFoundError:
             raise FlopwiseError(
                 f"fit {path} does not exist; make it with: flopwise fit TABLE --law NAME --out {path}"
             ) from None
         except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
             raise FlopwiseError(f"fit {path} is not a fit written by flopwise ({type(e).__name__})") from e
-
-
-def _read(d: dict[str, Any]) -> Fit:
-    """A fit from what `Fit.to_dict` gave, checked."""
-    name = str(d["law"])
-    fixed = {str(p): float(v) for p, v in (d.get("fixed") or {}).items()}
-    if "=" in name:
-        kept = {str(p) for p in d["params"]} | set(fixed)
-        found = own(name, ())
-        form = own(name, [v for v in found.names if v not in kept])
-    else:
-        form = get(name)
-    form = form.fix(fixed)
-    loss, k = str(d["loss"]), len(form.names)
-    if loss == "binomial":
-        form = form.from_shares()
-    fit = Fit(
-        form=form, params={p: float(d["params"][p]) for p in form.names},
-        objective=float(d["objective"]), loss=loss, n=int(d["n"]),
-        n_clusters=int(d["n_clusters"]),
-        covariance=np.array(d["covariance"], dtype=float).reshape(k, k), scatter=float(d["scatter"]),
-        dof=np.inf if d["dof"] is None else float(d["dof"]),
-        ranges={str(v): (float(ends[0]), float(ends[1])) for v, ends in d["ranges"].items()},
-        dofs=np.array(d["dofs"], dtype=float).reshape(k) if d.get("dofs") else None,
-        status=str(d["status"]), diagnostics=dict(d["diagnostics"]),
-        warnings=[str(w) for w in d["warnings"]],
-        misfit=float(d.get("misfit") or 0.0),
-        samples=np.array(d["samples"], dtype=float).reshape(-1, k) if d.get("samples") else None,
-        intervals=str(d.get("interval_method") or "delta"), fixed=fixed,
-        profiles={
-            str(p): Profile(
-                np.array(v["values"], dtype=float), np.array(v["z"], dtype=float),
-                (float(v["limits"][0]), float(v["limits"][1])),
-            )
-            for p, v in (d.get("profiles") or {}).items()
-        },
-    )  # fmt: skip
-    numbers = [
-        *fit.params.values(),
-        *fit.covariance.flat,
-        fit.scatter,
-        fit.misfit,
-        *np.ravel([*fit.ranges.values()]),
-    ]
-    if not (np.isfinite(numbers).all() and fit.dof > 0 and fit.scatter >= 0):
-        raise ValueError("not finite")
-    return fit

@@ -18,8 +18,8 @@ from flopwise.laws.objective import Objective
 NOTHING = 1e-13
 """Share of the cost below which a promised decrease is lost in rounding."""
 ELEMENTS = 1 << 13
-"""Residuals computed together, members times rows: few enough that their derivatives fit the processor's cache,
-enough that the time goes into arithmetic. A member that ends makes room for the next."""
+"""Residuals computed together, members times rows: few enough that their derivatives fit the processor's
+cache, enough that the time goes into arithmetic. A member that ends makes room for the next."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ class _Descent:
             members = rows[tries]
             damped = A[tries].copy()
             damped[:, diagonal, diagonal] += self.damping[members][:, None]
-            step = _solve(damped, g[tries]) / unit[tries]
+            step = solve(damped, g[tries]) / unit[tries]
             downhill = (step * g[tries] * unit[tries]).sum(axis=1) > 0
             ahead = np.clip(self.theta[members] - step, self.lower, self.upper)
             ahead = np.where(np.isfinite(ahead), ahead, self.theta[members])
@@ -163,7 +163,7 @@ class _Descent:
         self.decrease[rows] = np.maximum(promised, 0.0) / np.maximum(np.abs(cost), floor)
 
 
-def _solve(A: Array, g: Array) -> Array:
+def solve(A: Array, g: Array) -> Array:
     """Solutions [b, k] of A s = g; zero where A is singular."""
     try:
         return np.linalg.solve(A, g[:, :, None])[:, :, 0]

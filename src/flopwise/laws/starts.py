@@ -8,18 +8,24 @@ space evenly instead of a grid.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 
 from flopwise.laws.law import Array, Law, Parameter
 from flopwise.laws.objective import Objective, named, searched
-from flopwise.laws.search import Minima, descend
+from flopwise.laws.search import Minima, descend, solve
+from flopwise.laws.uncertainty import robust_scale
 
 GRID = {0: 1, 1: 25, 2: 9, 3: 7}
 """Points in each direction, by the number of nonlinear parameters."""
 SCREEN = 4096
 """Rows that starts are screened and roughly walked down on."""
+TURN = 1.345
+"""Where a robust loss turns linear, in standard deviations: 95% efficient for normal noise (Huber 1981)."""
+WILD = 20.0
+"""Times that limit beyond which a row would lead a descent in squares astray."""
 ROUGH = 6
 """Starts that are walked down, roughly, after all have been screened."""
 _BELOW, _ABOVE, _ABOVE_UNIT = 12.0, 7.0, 35.0
@@ -38,11 +44,47 @@ def minimise(problem: Objective, n_starts: int, seed: int) -> Minima:
         : max(ROUGH, n_starts // 8 if crowded(problem) else 0)
     ]
     # Rough descents in squares: the valley is the same, and it is smoother.
-    smooth = Objective(problem.law, problem.x, problem.y, np.inf, problem.scale, problem.weights)
+    smooth = replace(problem, delta=np.inf)
     rough = descend(smooth, starts[order], lower, upper, limit=8 if problem.law.linear else 40, newton=False)
-    few = rough.take(_distinct(rough)[:4])
-    ends = descend(whole, few.theta, lower, upper)
+    few = rough.theta[_distinct(rough)[:4]]
+    if problem.delta < np.inf:
+        few = np.concatenate([few, *_robust(problem, starts[order], lower, upper)])
+    if len(calm := _calm(problem)) < problem.y.shape[-1]:
+        quiet = problem.only(calm)
+        again = np.clip(begin(quiet, n_starts, seed), lower, upper)
+        again = again[np.argsort(quiet.cost(again), kind="stable")[:ROUGH]]
+        ends = descend(quiet, again, lower, upper, limit=25, newton=False)
+        few = np.concatenate([few, ends.theta[_distinct(ends)[:3]]])
+    ends = descend(whole, few, lower, upper)
     return ends.take(np.argsort(ends.cost, kind="stable"))
+
+
+def _robust(problem: Objective, starts: Array, lower: Array, upper: Array) -> list[Array]:
+    """Where rough descents end that a bad row cannot lead astray, as it does squares.
+
+    Only where they are needed: where a row is far outside, or the linear parameters were not projected out.
+    """
+    r = problem.residuals(starts[:1])[0]
+    limit = max(problem.delta, TURN * robust_scale(r, 0))
+    wild = np.abs(r).max() > WILD * limit
+    out = []
+    if wild:
+        ends = descend(replace(problem, delta=limit), starts, lower, upper, limit=20, newton=False)
+        out.append(ends.theta[_distinct(ends)[:3]])
+    if crowded(problem) or not problem.law.linear:
+        direct = descend(problem, starts, lower, upper, limit=40, newton=False)
+        out.append(direct.theta[_distinct(direct)[:4]])
+    return out
+
+
+def _calm(problem: Objective) -> Array:
+    """Rows whose target is of the usual size: one a thousand times smaller would rule a linear solve."""
+    if problem.scale == "nll":
+        return np.arange(problem.y.shape[-1])
+    y = problem.observed if problem.observed.ndim == 1 else problem.observed.mean(axis=0)
+    away = np.abs(y - np.median(y))
+    calm = np.flatnonzero(away <= 8 * 1.4826 * np.median(away))
+    return calm if len(calm) > len(problem.law.names) else np.arange(len(y))
 
 
 def crowded(problem: Objective) -> bool:
@@ -162,7 +204,7 @@ def _positive_least_squares(X: Array, y: Array, positive: Array) -> Array:
         if not active.any():
             continue
         A = G[:, active][:, :, active] + 1e-12 * np.eye(int(active.sum()))
-        s = np.linalg.solve(A, g[:, active, None])[:, :, 0]
+        s = solve(A, g[:, active])
         good = (s[:, positive[active]] >= 0).all(axis=1)
         saved = (s * g[:, active]).sum(axis=1)  # reduction of the sum of squares
         better = good & (saved > gain)

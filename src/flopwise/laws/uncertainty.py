@@ -76,7 +76,7 @@ def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
         meat, dofs = scores.T @ scores, np.full(k, float(n - k))
     else:
         meat, dofs = _of_clusters(J, np.clip(r, -delta, delta), soft, inverse, clusters)
-    covariance = inverse @ meat @ inverse
+    covariance = _symmetric(inverse @ meat @ inverse)
     return Spread(covariance, curvature, noise.between, noise.within, dofs, True, "sandwich")
 
 
@@ -122,7 +122,14 @@ def from_likelihood(H: Array, scores: Array, clusters: Array | None, n: int) -> 
     sums = np.stack([scores[clusters == g].sum(axis=0) for g in np.unique(clusters)])
     meat = sums.T @ sums * pieces / max(pieces - 1, 1)
     dofs = np.full(len(H), float(max(pieces - 1, 1)))
-    return Spread(inverse @ meat @ inverse, H, 0.0, 0.0, dofs, True, "sandwich")
+    return Spread(_symmetric(inverse @ meat @ inverse), H, 0.0, 0.0, dofs, True, "sandwich")
+
+
+def _symmetric(covariance: Array) -> Array:
+    """Without what rounding did to a nearly singular product."""
+    out = (covariance + covariance.T) / 2
+    np.fill_diagonal(out, np.maximum(np.diag(out), 0.0))
+    return out
 
 
 def robust_scale(r: Array, k: int) -> float:
@@ -218,7 +225,7 @@ def invert(H: Array, J: Array | None = None) -> Array:
     `J` with J'J = H, where there is one, keeps twice the digits.
     """
     norms = np.sqrt(np.maximum(np.diag(H), 0.0)) if J is None else np.linalg.norm(J, axis=0)
-    norms = np.where(norms > 0, norms, 1.0)
+    norms = np.where(norms > 1e-100 * norms.max(initial=0.0), norms, norms.max(initial=0.0) or 1.0)
     if J is None:
         values, vectors = np.linalg.eigh(H / np.outer(norms, norms))
         s2, vt = values, vectors.T
