@@ -132,7 +132,7 @@ def _two(fit: Fit, data: Data | None, held: Array, level: float, to: float | Non
     if data is not None and to is None and not why:
         end = max(end, float(data.x[x_name].max()))
     x = grid(fit.ranges[x_name][0], end, log)
-    marks: list[Mark] = [Shade(*fit.ranges[x_name], "fitted range")]
+    marks: list[Mark] = [Shade(*fit.ranges[x_name])]
     hard, soft = [], []
     for value, colour in zip(values, ramps(values), strict=True):
         p = fit.predict(level=level, **{x_name: x, by: np.full(len(x), value)})
@@ -156,7 +156,7 @@ def _two(fit: Fit, data: Data | None, held: Array, level: float, to: float | Non
     )  # fmt: skip
     out = Figure(
         f"{capital(noun(target))} against {noun(x_name)} at {len(values)} values of {by}",
-        about(fit, _bands(level, False)), [panel], legend_title=labelled(fit.form, by),
+        about(fit, f"{_bands(level, False)} Grey: the fitted range."), [panel], legend_title=labelled(fit.form, by),
     )  # fmt: skip
     if data is not None and len(_different(data.x[by])) > len(values):
         out.notes.append(f"Points have the colour of their {by}, between those of the curves.")
