@@ -138,15 +138,16 @@ def page(data: Path, draws: int, seed: int) -> str:
 
 NOTES = """## What this says
 
-- No form wins everywhere, and 100 samples do not tell which would: the form with the best held-out score does
-  no better than their plain mean. That is why the power form, the published law, is kept unless held-out
-  samples reject it, and why the interval holds all forms that are not rejected.
-- On MATH with 100 samples the power form is the best; where few problems are solved and pass@k still rises
-  in proportion to k (most of the second set) it promises too little, and the forecast with it. The interval
-  allows for that.
+- No form wins everywhere, and the samples do not tell which would: from 100 the form with the best held-out
+  score does worse than the plain mean of the five, from 1,000 about as well. That is why the power form, the
+  published law, is kept unless held-out samples reject it, and why the interval holds all forms that are not
+  rejected.
+- On MATH from 100 samples the power form is the best. In most of the second set few problems are solved and
+  pass@k still rises in proportion to k; there the power form promises too little, the forecast with it, and
+  the mean of the forms would do better. The interval allows for that.
 - The intervals are wider than the first set needs and about right for the second.
-- The priors of the forms were set beforehand. That the power form is the one to keep is published, but was
-  published on samples that include the first set: only the second set is independent of that choice.
+- No constant was fitted to pass@10000. But that the power form is the one to keep was published on samples
+  that include the first set, so only the second set is independent of that choice.
 """
 
 

@@ -81,6 +81,14 @@ def test_the_first_samples_of_problems_with_different_n_and_stops():
     assert len(different) == 3 and (member.sum(axis=1) == 1).all()
 
 
+def test_of_many_samples_one_order_stands_for_all():
+    counts = Counts.of([100_000, 100_000, 50], [50_000, 0, 3])
+    units, weight = counts.first(10_000)
+    assert (weight.sum(axis=1) == 1).all() and len(units) == 3
+    assert weight @ units.n == pytest.approx([10_000, 10_000, 50])
+    assert weight @ units.c == pytest.approx([5000, 0, 3], abs=250)
+
+
 @pytest.mark.parametrize(
     ("n", "c", "stopped", "message"),
     [

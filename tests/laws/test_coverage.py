@@ -116,6 +116,17 @@ def test_adaptive_and_stopped_samples_agree_with_even_ones():
         assert made.points[0].value == pytest.approx((1 - (1 - p) ** 100).mean(), abs=0.03)
 
 
+def test_problems_with_hundreds_of_different_n():
+    rng = np.random.default_rng(9)
+    p = rng.beta(0.5, 10.0, 400)
+    n = rng.permutation(np.arange(100, 500))
+    made = forecast(Counts.of(n, rng.binomial(n, p)), [50, 1000])
+    assert made.points[0].measured and made.points[0].value == pytest.approx(
+        (1 - (1 - p) ** 50).mean(), abs=0.02
+    )
+    assert made.low <= (1 - (1 - p) ** 1000).mean() <= made.high
+
+
 def test_everything_solved_and_a_single_success():
     done = forecast(Counts.of(20, np.full(12, 5)), [1, 10_000])
     assert done.value == 1.0 and done.points[1].measured and done.points[0].value == pytest.approx(0.25)

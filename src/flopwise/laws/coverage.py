@@ -6,8 +6,8 @@ share 1 - M(k) / M(n) is solved by k, where M, what k samples leave unsolved, is
 forms differ by .1 or more. So the choice is by rule:
 
 1. The power form, the published law, unless another beats it significantly at held-out k; then the best.
-2. Its forecast is brought within the middle half of what the other forms, weighted by
-   their held-out score, expect.
+2. Its forecast is brought within the middle half of what the other forms, weighted by their held-out score,
+   expect.
 
 The interval holds draws of all forms that held-out k does not reject, half of them from the chosen one. In
 them are the doubt about parameters (problems resampled), about the form, about which unsolved problems fall,
