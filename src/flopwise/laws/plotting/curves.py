@@ -156,7 +156,8 @@ def _two(fit: Fit, data: Data | None, held: Array, level: float, to: float | Non
     )  # fmt: skip
     out = Figure(
         f"{capital(noun(target))} against {noun(x_name)} at {len(values)} values of {by}",
-        about(fit, f"{_bands(level, False)} Grey: the fitted range."), [panel], legend_title=labelled(fit.form, by),
+        about(fit, f"{_bands(level, False)} Grey: the fitted range."), [panel],
+        legend_title=labelled(fit.form, by),
     )  # fmt: skip
     if data is not None and len(_different(data.x[by])) > len(values):
         out.notes.append(f"Points have the colour of their {by}, between those of the curves.")
