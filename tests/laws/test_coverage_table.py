@@ -18,7 +18,7 @@ def test_a_row_per_problem_by_groups_in_order_of_appearance():
 
 
 def test_a_row_per_sample():
-    table = {"problem": ["x", "y", "x", "x"], "correct": [True, False, False, True]}
+    table = {"problem": ["x", "y", "x", "x"], "correct": ["yes", "False", "no", "TRUE"]}
     counts = read_counts(table)[()]
     assert counts.n.tolist() == [3, 1] and counts.c.tolist() == [2, 0]
 
@@ -44,8 +44,8 @@ def test_stops_at_the_third_success():
         ({"n": [5, np.nan], "c": [1, 1]}, [], "column 'n' holds"),
         ({"problem": [1, 1], "n": [5, 5], "c": [1, 1]}, [], "problem '1' comes twice; name the column"),
         ({"problem": [1, 1], "m": ["a", "a"], "n": [5, 5], "c": [1, 1]}, ["m"], "'1' of a comes twice"),
-        ({"attempts": [5], "solved": [2]}, [], "'solved' holds 2 in row 1, must be 1 or 0"),
-        ({"problem": [1], "correct": [0.5]}, [], "'correct' holds 0.5"),
+        ({"attempts": [5], "solved": [2]}, [], "'solved' holds '2' in row 1, must be true or false"),
+        ({"problem": [1], "correct": [0.5]}, [], "'correct' holds '0.5'"),
     ],
 )  # fmt: skip
 def test_bad_tables_are_refused_in_one_line(table, by, message):

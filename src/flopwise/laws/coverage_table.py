@@ -16,6 +16,8 @@ SHAPES = (
     "each problem was tried until solved; or problem and correct with one row per sample"
 )
 
+TRUTH = dict.fromkeys(("true", "1", "1.0", "yes"), True) | dict.fromkeys(("false", "0", "0.0", "no"), False)
+
 
 def read_counts(table: Mapping[str, Any], by: Sequence[str] = ()) -> dict[tuple[str, ...], Counts]:
     """Counts of every group of a table, in order of appearance.
@@ -85,12 +87,16 @@ def _once(problems: list[str], group: tuple[str, ...], by: Sequence[str]) -> Non
 
 
 def _truth(table: Mapping[str, Any], column: str) -> Array:
-    """A column of true and false, or 1 and 0."""
-    values = numbers(table, column, "coverage")
-    bad = (values != 0) & (values != 1)
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise FlopwiseError(
-            f"coverage: column {column!r} holds {values[row]:g} in row {row + 1}, must be 1 or 0"
-        )
-    return values == 1
+    """A column of true and false, in the spellings of `TRUTH`."""
+    require(table, column, "coverage")
+    values = np.asarray(table[column]).tolist()
+    out = np.empty(len(values), dtype=bool)
+    for row, value in enumerate(values):
+        text = str(value).strip().lower()
+        if text not in TRUTH:
+            raise FlopwiseError(
+                f"coverage: column {column!r} holds {one_line(value, 40)!r} in row {row + 1}, "
+                "must be true or false, 1 or 0"
+            )
+        out[row] = TRUTH[text]
+    return out
