@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -311,13 +312,12 @@ def test_both_libraries_draw_every_kind(fitted, kind):
 
 
 def test_backtests_are_drawn(test_of):
-    assert plotting.plot_backtest(test_of).axes
+    drawn = plotting.plot_backtest(test_of)
+    assert drawn.axes and drawn._repr_png_().startswith(b"\x89PNG")  # what a notebook shows
     assert plotting.plot_backtest(test_of, "plotly").data
 
 
 def test_nothing_a_user_wrote_is_markup(curve):
-    from dataclasses import replace
-
     evil = r"<b onclick='x'>$\frac{1}{0}$ %{y} & </b>"
     law = replace(
         own("loss = E + A / D^b"), name=evil, units={"D": evil, "loss": evil},
@@ -385,3 +385,12 @@ def test_no_library_is_loaded_before_a_figure_is_asked_for():
         "sys.exit(any(m in sys.modules for m in ('matplotlib', 'plotly')))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_long_names_are_cut_and_stay_on_one_line():
+    law = replace(own("loss = E + A / D^b", name="x" * 400), units={"D": "tokens\n" * 40})
+    D = np.geomspace(1e8, 1e11, 12)
+    made = fit(law, {"D": D, "loss": 1.7 + 90 * D**-0.3 + np.tile([1e-4, -1e-4], 6)})
+    label = plotting.series(made).panels[0].x.label
+    assert "\n" not in label and len(label) < 70
+    assert max(map(len, plotting.series(made, "residuals").title.split())) <= 60

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from flopwise.errors import one_line
 from flopwise.laws.law import Array, Law
 from flopwise.report.svg import linear_axis, log_axis
 
@@ -25,6 +26,8 @@ _NOUNS = {
     "N": "parameters", "D": "training tokens", "C": "compute", "S": "steps", "k": "samples per problem",
     "n": "samples drawn", "U": "unique tokens",
 }  # fmt: skip
+LABEL = 60
+"""Letters of a name or unit that are shown."""
 CROWD = 4000
 """Points drawn at most; more are thinned evenly."""
 
@@ -255,15 +258,15 @@ def ramps(values: Array) -> list[str]:
 
 def noun(name: str) -> str:
     """A column in words."""
-    return _NOUNS.get(name, name)
+    return _NOUNS.get(name, one_line(name, LABEL))
 
 
 def labelled(law: Law, name: str) -> str:
     """A column with its unit, for an axis."""
     unit = law.unit(name)
     if not unit or unit.startswith(name):
-        return unit or name
-    return f"{name} ({unit})"
+        return one_line(unit or name, LABEL)
+    return f"{one_line(name, LABEL)} ({one_line(unit, LABEL)})"
 
 
 def capital(text: str) -> str:

@@ -38,7 +38,7 @@ def text(words: str) -> str:
     >>> text("<b>loss</b> in $")
     '&lt;b&gt;loss&lt;/b&gt; in &#36;'
     """
-    return escape(words).replace("$", "&#36;")
+    return escape(words, quote=False).replace("$", "&#36;")
 
 
 def draw(figure: Figure) -> Any:
