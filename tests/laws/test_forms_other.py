@@ -407,7 +407,7 @@ def test_simulated_counts_give_the_parameters_back_within_their_errors(name):
     x |= {"n": n, "c": rng.binomial(n.astype(int), chance).astype(float)}
     problem = Objective(law, x, np.zeros(len(n)), np.inf, "nll")
     best = minimise(problem, 30, 0)
-    spread = np.sqrt(np.diag(np.linalg.inv(problem.local(best.theta[:1], True).true[0])))
+    spread = np.sqrt(np.diag(np.linalg.inv(problem.local(best.theta[:1], np.ones(1, bool)).curvature[0])))
     off = (best.theta[0] - searched(law, params)) / spread
     assert np.abs(off).max() < 4
     assert spread.max() < 0.5

@@ -51,8 +51,10 @@ def test_derivatives_agree_with_differences(name, exact):
     by_hand = (problem.residuals(theta + steps) - problem.residuals(theta - steps)) / 2e-6
     assert J[0] == pytest.approx(by_hand, rel=1e-4, abs=1e-4 * np.abs(J).max())
     # The second derivative of half the sum of squares, by differences of its gradient.
-    H = problem.local(theta, True).true[0]
-    ahead, back = (problem.local(theta + sign * steps, False).gradient for sign in (1, -1))
+    H = problem.local(theta, np.ones(1, bool)).curvature[0]
+    ahead, back = (
+        problem.local(theta + sign * steps, np.zeros(len(steps), bool)).gradient for sign in (1, -1)
+    )
     assert pytest.approx((ahead - back) / 2e-6, rel=1e-4, abs=1e-5 * np.abs(H).max()) == H
 
 

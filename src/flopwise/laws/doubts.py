@@ -197,7 +197,7 @@ def _not_identified(out: Fit, noise: Spread) -> None:
 
 def _rows(out: Fit, r: Array, places: Array) -> None:
     """Outliers, by row; and rows that are there twice."""
-    from scipy.special import ndtri
+    from flopwise.laws.quantiles import ndtri
 
     problem = out.problem
     assert problem is not None

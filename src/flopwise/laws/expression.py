@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import md5
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,18 @@ LONGEST, DEEPEST = 2000, 150
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """One operation on other nodes; equal operations are the same object."""
+    """One operation on other nodes; equal operations are the same object.
+
+    A "product" has as arguments a number, then factors each followed by its whole power; a "sum" a number,
+    then terms each followed by its coefficient.
+    """
 
     op: str
     args: tuple[Any, ...]
     names: frozenset[str]
     """Every variable and parameter below."""
+    key: str
+    """Made from what it is: orders factors and terms alike in every process."""
 
 
 _NODES: dict[tuple[Any, ...], Node] = {}
@@ -43,7 +50,10 @@ def _node(op: str, *args: Any) -> Node:
     key = (op, *(id(a) if isinstance(a, Node) else a for a in args))
     if key not in _NODES:
         below = frozenset().union(*(a.names for a in args if isinstance(a, Node)))
-        _NODES[key] = Node(op, args, below | {args[0]} if op == "name" else below)
+        said = " ".join(a.key if isinstance(a, Node) else repr(a) for a in args)
+        _NODES[key] = Node(
+            op, args, below | {args[0]} if op == "name" else below, md5(f"{op} {said}".encode()).hexdigest()
+        )
     return _NODES[key]
 
 
@@ -64,60 +74,85 @@ def _value(a: Node) -> float | None:
     return a.args[0] if a.op == "const" else None
 
 
+def _parts(a: Node, op: str) -> tuple[float, dict[Node, float]]:
+    """As a number and factors with powers ("product"), or a number and terms with coefficients ("sum")."""
+    if a.op == op:
+        return a.args[0], dict(zip(a.args[1::2], a.args[2::2], strict=True))
+    if a.op == "const":
+        return a.args[0], {}
+    if op == "product":
+        return 1.0, {a: 1}
+    number, factors = _parts(a, "product")
+    return 0.0, {_product(1.0, factors): number}
+
+
+def _ordered(parts: Mapping[Node, float]) -> list[Any]:
+    return [x for pair in sorted(parts.items(), key=lambda pair: pair[0].key) for x in pair]
+
+
+def _product(number: float, factors: Mapping[Node, float]) -> Node:
+    kept: dict[Node, float] = {}
+    for a, e in factors.items():
+        if a.op == "exp" and a.args[0].op == "product" and a.args[0].args[0] < 0:
+            a, e = call("exp", _neg(a.args[0])), -e
+        kept[a] = kept.get(a, 0) + e
+    kept = {a: e for a, e in kept.items() if e}
+    if number == 0 or not kept:
+        return const(number)
+    if number == 1 and list(kept.values()) == [1]:
+        return next(iter(kept))
+    return _node("product", number, *_ordered(kept))
+
+
 def add(a: Node, b: Node) -> Node:
-    """a + b."""
-    if a is ZERO or b is ZERO:
-        return b if a is ZERO else a
-    if a.op == b.op == "const":
-        return const(a.args[0] + b.args[0])
-    return _node("add", a, b)
+    """a + b, like terms as one."""
+    x, terms = _parts(a, "sum")
+    y, more = _parts(b, "sum")
+    for term, c in more.items():
+        terms[term] = terms.get(term, 0.0) + c
+    terms = {term: c for term, c in terms.items() if c}
+    if not terms:
+        return const(x + y)
+    if x + y == 0 and len(terms) == 1:
+        term, c = next(iter(terms.items()))
+        return mul(const(c), term)
+    return _node("sum", x + y, *_ordered(terms))
 
 
 def mul(a: Node, b: Node) -> Node:
-    """a b, numbers first, a product of exponentials as one."""
-    if a is ZERO or b is ZERO:
-        return ZERO
-    if a is ONE or b is ONE:
-        return b if a is ONE else a
-    if a.op == b.op == "const":
-        return const(a.args[0] * b.args[0])
-    if b.op == "const":
-        a, b = b, a
-    if a.op == "const" and b.op == "mul" and b.args[0].op == "const":
-        return mul(const(a.args[0] * b.args[0].args[0]), b.args[1])
-    if a.op != "const" and b.op == "mul" and b.args[0].op == "const":
-        return mul(b.args[0], mul(a, b.args[1]))
-    if a.op == "mul" and a.args[0].op == "const" and b.op != "const":
-        return mul(a.args[0], mul(a.args[1], b))
-    return _node("mul", a, b)
+    """a b, equal factors as one."""
+    x, factors = _parts(a, "product")
+    y, more = _parts(b, "product")
+    for factor, e in more.items():
+        factors[factor] = factors.get(factor, 0) + e
+    return _product(x * y, factors)
+
+
+def times(a: Node, b: Node) -> Node:
+    """a b, where b is a sum term by term: like terms of a derivative then meet."""
+    number, terms = _parts(b, "sum")
+    out = mul(a, const(number))
+    for term, c in terms.items():
+        out = add(out, mul(a, mul(const(c), term)))
+    return out
 
 
 def div(a: Node, b: Node) -> Node:
-    """a / b."""
-    if a is ZERO or b is ONE:
-        return a
-    if b.op == "const" and b is not ZERO:
-        return mul(const(1 / b.args[0]), a)
-    if a.op == "mul" and a.args[0].op == "const":
-        return mul(a.args[0], div(a.args[1], b))
-    return ONE if a is b else _node("div", a, b)
+    """a / b, what is above and below left out."""
+    y, factors = _parts(b, "product")
+    return mul(a, _product(1 / y if y else np.inf, {factor: -e for factor, e in factors.items()}))
 
 
 def power(a: Node, b: Node) -> Node:
     """a^b: small whole powers as they are, others as exp(b log a)."""
     e = _value(b)
     if e is not None:
-        if e == 0:
-            return ONE
-        if e == 1:
-            return a
         if a.op == "const":
             with np.errstate(all="ignore"):
                 return const(float(np.float64(a.args[0]) ** np.float64(e)))
-        if e == 2:
-            return _node("square", a)
-        if e == -1:
-            return div(ONE, a)
+        if e in (-1, 0, 1, 2):
+            x, factors = _parts(a, "product")
+            return _product(x**e if x or e > 0 else np.inf, {f: e * n for f, n in factors.items()})
     return call("exp", mul(b, call("log", a)))
 
 
@@ -129,7 +164,7 @@ def call(function: str, *args: Node) -> Node:
         return args[0].args[0]
     if function == "log" and args[0].op == "const" and args[0].args[0] > 0:
         return const(np.log(args[0].args[0]))
-    if function == "log" and args[0].op == "div" and args[0].args[0] is ONE:
+    if function == "log" and args[0].op == "product" and args[0].args[0] == 1 and args[0].args[2:] == (-1,):
         return mul(const(-1), call("log", args[0].args[1]))
     return _node(function, *args)
 
@@ -139,7 +174,7 @@ def _neg(a: Node) -> Node:
 
 
 def _sub(a: Node, b: Node) -> Node:
-    return ZERO if a is b else add(a, _neg(b))
+    return add(a, _neg(b))
 
 
 def _special(function: str) -> Callable[..., Array]:
@@ -187,8 +222,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Array], tuple[Callable[..., Node], ...]
     "log1p": (np.log1p, (lambda a: div(ONE, add(ONE, a)),)),
     "expm1": (np.expm1, (lambda a: call("exp", a),)),
     "sqrt": (np.sqrt, (lambda a: div(const(0.5), call("sqrt", a)),)),
-    "square": (np.square, (lambda a: mul(const(2), a),)),
-    "tanh": (np.tanh, (lambda a: _sub(ONE, _node("square", call("tanh", a))),)),
+    "tanh": (np.tanh, (lambda a: _sub(ONE, power(call("tanh", a), const(2))),)),
     "sigmoid": (_sigmoid, (lambda a: mul(call("sigmoid", a), _sub(ONE, call("sigmoid", a))),)),
     "abs": (np.abs, (lambda a: _node("sign", a),)),
     "softplus": (lambda a: np.logaddexp(0.0, a), (lambda a: call("sigmoid", a),)),
@@ -224,7 +258,8 @@ FUNCTIONS: dict[str, tuple[Callable[..., Array], tuple[Callable[..., Node], ...]
 """What a formula may call: how it is computed, and its derivative by each argument."""
 
 _OPERATIONS: dict[str, Callable[..., Array]] = {
-    "add": np.add, "mul": np.multiply, "div": np.divide, **{f: how for f, (how, _) in FUNCTIONS.items()},
+    "add": np.add, "mul": np.multiply, "div": np.divide, "square": np.square,
+    **{f: how for f, (how, _) in FUNCTIONS.items()},
 }  # fmt: skip
 
 
@@ -235,15 +270,17 @@ def derivative(a: Node, by: str) -> Node:
         return ZERO
     if a.op == "name":
         return ONE
-    if a.op == "add":
-        return add(derivative(a.args[0], by), derivative(a.args[1], by))
-    if a.op == "mul":
-        u, v = a.args
-        return add(mul(derivative(u, by), v), mul(u, derivative(v, by)))
-    if a.op == "div":
-        u, v = a.args
-        return _sub(div(derivative(u, by), v), mul(div(a, v), derivative(v, by)))
     total = ZERO
+    if a.op == "sum":
+        for term, c in _parts(a, "sum")[1].items():
+            total = add(total, mul(const(c), derivative(term, by)))
+        return total
+    if a.op == "product":
+        factors = _parts(a, "product")[1]
+        for factor, e in factors.items():
+            rest = _product(a.args[0] * e, {f: n - (f is factor) for f, n in factors.items()})
+            total = add(total, mul(rest, derivative(factor, by)))
+        return total
     for arg, slope in zip(a.args, FUNCTIONS[a.op][1], strict=True):
         total = add(total, mul(derivative(arg, by), slope(*a.args)))
     return total
@@ -294,7 +331,8 @@ def _side(part: str, text: str) -> tuple[str, ast.expr]:
         raise FlopwiseError(f"formula {text[:80]!r} must be NAME = EXPRESSION, as loss = E + A / N^alpha")
     try:
         tree = ast.parse(right.strip().replace("^", "**"), mode="eval").body
-        level, depth = [tree], 0
+        level: list[ast.AST] = [tree]
+        depth = 0
         while level := [child for node in level for child in ast.iter_child_nodes(node)]:
             if (depth := depth + 1) > DEEPEST:
                 raise ValueError(f"it is nested more than {DEEPEST} deep")
@@ -349,6 +387,64 @@ def linear(node: Node, parameters: Iterable[str]) -> tuple[str, ...]:
     return tuple(p for p in names if p in best)
 
 
+def _lowered(
+    node: Node, variables: frozenset[str], known: dict[Node, Node], joined: set[tuple[str, Node, Node]]
+) -> Node:
+    """Products and sums as operations on two: what is one number per parameter set first, then what depends
+    on data alone, and only then what has a value for each set at each point."""
+    if node in known:
+        return known[node]
+    if node.op in ("product", "sum"):
+        number, parts = _parts(node, node.op)
+        groups: tuple[list[Node], ...] = ([], [], [])
+        below: tuple[list[Node], ...] = ([], [], [])
+        for part, count in parts.items():
+            if node.op == "sum":
+                part, count = _lowered(mul(const(count), part), variables, known, joined), 1
+            else:
+                if part.op == "exp" and count < 0:
+                    part, count = call("exp", _neg(part.args[0])), -count
+                part = _lowered(part, variables, known, joined)
+            i = 0 if not part.names & variables else 1 if part.names <= variables else 2
+            (groups if count > 0 else below)[i].extend(_powers(part, int(abs(count))))
+        plain = number == (node.op == "product")
+        if not plain:
+            groups[0].insert(0, const(number))
+        how = "mul" if node.op == "product" else "add"
+        out: Node | None = None
+        for above, under in zip(groups, below, strict=True):
+            here = _folded(how, above, joined)
+            if under:
+                here = _node("div", here or ONE, _folded("mul", under, joined))
+            if here is not None:
+                out = here if out is None else _node(how, out, here)
+        assert out is not None
+    elif node.op in ("const", "name"):
+        out = node
+    else:
+        out = _node(node.op, *(_lowered(a, variables, known, joined) for a in node.args))
+    known[node] = out
+    return out
+
+
+def _powers(a: Node, n: int) -> list[Node]:
+    """Factors whose product is a^n."""
+    return [_node("square", a)] * (n // 2) + [a] * (n % 2)
+
+
+def _folded(op: str, nodes: list[Node], joined: set[tuple[str, Node, Node]]) -> Node | None:
+    """One node; two that were joined elsewhere are joined again, and computed once."""
+    nodes = list(nodes)
+    while len(nodes) > 1:
+        pairs = [(a, b) for i, a in enumerate(nodes) for b in nodes[i + 1 :]]
+        a, b = next(((a, b) for a, b in pairs if (op, a, b) in joined), pairs[0])
+        joined.add((op, a, b))
+        nodes.remove(a)
+        nodes.remove(b)
+        nodes.insert(0, _node(op, a, b))
+    return nodes[0] if nodes else None
+
+
 @dataclass
 class Tape:
     """Nodes in the order of their computation."""
@@ -371,11 +467,14 @@ class Tape:
                     visit(a)
             (self._data if node.names <= self.variables else self._rest).append(node)
 
-        for node in self.outputs:
+        known: dict[Node, Node] = {}
+        joined: set[tuple[str, Node, Node]] = set()
+        outputs = [_lowered(node, self.variables, known, joined) for node in self.outputs]
+        for node in outputs:
             visit(node)
         # For each step: function, places of its arguments; data first.
         places = {id(n): i for i, n in enumerate(self._data + self._rest)}
-        self._outputs = [places[id(n)] for n in self.outputs]
+        self._outputs = [places[id(n)] for n in outputs]
 
         def steps(nodes: list[Node]) -> list[tuple[Any, ...]]:
             return [

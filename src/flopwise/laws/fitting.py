@@ -156,8 +156,7 @@ def _search(problem: Objective, loss: str, starts: int, seed: int) -> tuple[Obje
 def _noise(problem: Objective, theta: Array, clusters: Array | None) -> Spread:
     r, J = problem.jacobian(theta[None])
     if problem.scale == "nll":
-        H = problem.local(theta[None], True).true
-        assert H is not None
+        H = problem.local(theta[None], np.ones(1, bool)).curvature
         return from_likelihood(H[0], J[0].T, clusters, J.shape[2])
     return spread(J[0].T, r[0], clusters, problem.delta)
 

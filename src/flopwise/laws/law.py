@@ -126,10 +126,15 @@ class Law:
         tape = self.tape(0)
         return np.asarray(tape.run(tape.bind(x), params)[0])
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Parameter names in order."""
         return tuple(p.name for p in self.parameters)
+
+    @cached_property
+    def positive(self) -> Array:
+        """Which parameters are searched as logarithms [k]."""
+        return np.array([p.log for p in self.parameters])
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -269,7 +274,7 @@ class Law:
 def searched_derivative(node: Node, p: Parameter) -> Node:
     """By the parameter, or by its logarithm where that is searched."""
     slope = expression.derivative(node, p.name)
-    return expression.mul(expression.name(p.name), slope) if p.log else slope
+    return expression.times(expression.name(p.name), slope) if p.log else slope
 
 
 def _held(text: str, values: Mapping[str, float]) -> str:

@@ -24,16 +24,16 @@ STEP = 1e-5
 
 @dataclass(frozen=True)
 class Local:
-    """The objective around parameters: `cost` [b], `gradient` [b, k], and two matrices of curvature [b, k,
-    k].
+    """The objective around parameters: `cost` [b], `gradient` [b, k], `curvature` [b, k, k].
 
-    `safe` is positive and, with Huber weights, cannot overshoot; `true` is the second derivative.
+    Curvature is the second derivative where that was asked for; elsewhere it is "safe": positive and, with
+    Huber weights, unable to overshoot. `diagonal` [b, k] is that of the safe one for all.
     """
 
     cost: Array
     gradient: Array
-    safe: Array
-    true: Array | None
+    curvature: Array
+    diagonal: Array
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,11 @@ class Objective:
 
     def member(self, rows: Array) -> Objective:
         """Of these members of the batch."""
+        own = self.weights is not None and self.weights.ndim == 2
+        if self.y.ndim == 1 and not own:
+            return self
         y = self.y[rows] if self.y.ndim == 2 else self.y
-        weights = self.weights[rows] if self.weights is not None and self.weights.ndim == 2 else self.weights
+        weights = self.weights[rows] if own and self.weights is not None else self.weights
         out = replace(self, y=y, weights=weights)
         out.__dict__["_bound"] = self._bound
         return out
@@ -134,26 +137,35 @@ class Objective:
         r, J, _ = self._derivatives(theta, 1)
         return r, J
 
-    def local(self, theta: Array, second: bool) -> Local:
-        """Cost, gradient and curvature at parameters [b, k]; `second` for the true second derivative too."""
+    def local(self, theta: Array, true: Array) -> Local:
+        """Cost, gradient and curvature at parameters [b, k]; of members `true` [b] the second derivative."""
+        second = bool(true.any())
         r, J, bend = self._derivatives(theta, 2 if second else 1)
         w = 1.0 if self.weights is None else self.weights
         if self.scale == "nll":
-            pull, inside, soft = w * np.ones_like(r), np.zeros_like(r), w * np.ones_like(r)
+            pull = soft = w * np.ones_like(r)
+            inside = np.zeros_like(r)
         else:
-            pull = w * np.clip(r, -self.delta, self.delta)
-            soft = w * np.minimum(1.0, self.delta / np.maximum(np.abs(r), 1e-300))
-            inside = w * (np.abs(r) < self.delta)
+            pull = np.clip(r, -self.delta, self.delta) * w
+            soft = np.minimum(1.0, self.delta / np.maximum(np.abs(r), 1e-300)) * w
+            inside = (np.abs(r) < self.delta) * w
         gradient = np.matmul(J, pull[:, :, None])[:, :, 0]
-        safe = np.matmul(J * soft[:, None, :], J.transpose(0, 2, 1))
-        true = None
-        if second:
-            true = np.matmul(J * inside[:, None, :], J.transpose(0, 2, 1)) + self._bend(theta, J, bend, pull)
-        return Local(self.cost_of(r), gradient, safe, true)
+        diagonal = np.matmul(J * J, soft[:, :, None])[:, :, 0]
+        if not second:
+            return Local(
+                self.cost_of(r), gradient, np.matmul(J * soft[:, None, :], J.transpose(0, 2, 1)), diagonal
+            )
+        # On a logarithmic scale the logarithm itself bends: its part has the form of the law's slopes.
+        each = inside - pull if self.scale == "log" and bend is not None else inside
+        if not true.all():
+            each = np.where(true[:, None], each, soft)
+        curvature = np.matmul(J * each[:, None, :], J.transpose(0, 2, 1))
+        curvature += np.where(true[:, None, None], self._bend(theta, bend, pull), 0.0)
+        return Local(self.cost_of(r), gradient, curvature, diagonal)
 
-    def _bend(self, theta: Array, J: Array, second: list[Any] | None, pull: Array) -> Array:
+    def _bend(self, theta: Array, second: list[Any] | None, pull: Array) -> Array:
         """The law's own curvature [b, k, k] where residuals pull."""
-        b, k, _ = J.shape
+        b, k = theta.shape
         if second is None:
             return self._bend_by_differences(theta, pull)
         out = np.zeros((b, k, k))
@@ -163,15 +175,11 @@ class Objective:
         for (i, j), part in zip(places, parts, strict=True):
             if isinstance(part, float) and part == 0.0:
                 continue
-            term = np.broadcast_to(part, factor.shape)
-            out[:, i, j] = out[:, j, i] = np.einsum(
-                "bn,bn->b", factor, np.where(np.isfinite(term), term, 0.0)
-            )
-        if not np.isfinite(out.sum()):
-            out = np.where(np.isfinite(out), out, 0.0)
-        if self.scale == "log":
-            out -= np.matmul(J * pull[:, None, :], J.transpose(0, 2, 1))
-        return out
+            along = np.einsum("bn,bn->b", factor, np.broadcast_to(part, factor.shape))
+            if not np.isfinite(along.sum()):
+                along = np.einsum("bn,bn->b", factor, np.where(np.isfinite(part), part, 0.0) + 0 * factor)
+            out[:, i, j] = out[:, j, i] = along
+        return out if np.isfinite(out.sum()) else np.where(np.isfinite(out), out, 0.0)
 
     def _bend_by_differences(self, theta: Array, pull: Array) -> Array:
         k, h = theta.shape[1], 1e-4
@@ -227,7 +235,8 @@ class Objective:
 
     def _filled(self, theta: Array, out: Any) -> Array:
         shape = (len(theta), self.y.shape[-1])
-        out = np.broadcast_to(out, shape)
+        if np.shape(out) != shape:
+            out = np.broadcast_to(out, shape)
         if np.isfinite(out.sum()):
             return np.asarray(out)
         return np.clip(np.where(np.isnan(out), NO_VALUE, out), -NO_VALUE, NO_VALUE)
@@ -240,12 +249,10 @@ def on_scale(scale: str, values: Array) -> Array:
 
 def named(law: Law, theta: Array) -> dict[str, Any]:
     """Searched parameters [..., k] by name: [..., 1] for a batch [b, k], numbers for one set [k]."""
-    out: dict[str, Any] = {}
-    for i, p in enumerate(law.parameters):
-        v = theta[..., i]
-        v = np.exp(np.minimum(v, 700.0)) if p.log else v
-        out[p.name] = v[..., None] if theta.ndim > 1 else float(v)
-    return out
+    own = np.where(law.positive, np.exp(np.minimum(theta, 700.0)), theta)
+    if theta.ndim == 1:
+        return dict(zip(law.names, own.tolist(), strict=True))
+    return {name: own[..., i, None] for i, name in enumerate(law.names)}
 
 
 def searched(law: Law, params: Mapping[str, float]) -> Array:

@@ -108,7 +108,7 @@ class Fit:
 
     def t(self, level: float, name: str = "") -> float:
         """Half-width of an interval of this level in standard errors: of a parameter, or of predictions."""
-        from scipy.special import ndtri, stdtrit
+        from flopwise.laws.quantiles import ndtri, stdtrit
 
         if not isinstance(level, int | float) or not 0 < level < 1:
             raise FlopwiseError(f"level is {str(level)[:40]}, must be between 0 and 1, as 0.95")
@@ -176,7 +176,7 @@ class Fit:
         Raises:
             FlopwiseError: a variable is missing or not positive, or the law must not be extrapolated.
         """
-        from scipy.special import ndtri
+        from flopwise.laws.quantiles import ndtri
 
         law = self.form
         x = self._variables(variables)

@@ -9,6 +9,7 @@ however damped, makes the cost smaller. Parameters at a bound with the slope out
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from flopwise.laws.objective import Objective
 
 NOTHING = 1e-13
 """Share of the cost below which a promised decrease is lost in rounding."""
+ENOUGH = 1e-12
+"""Share of the cost that a Newton step gained last: the next would gain about its square."""
 ELEMENTS = 1 << 13
 """Residuals computed together, members times rows: few enough that their derivatives fit the processor's
 cache, enough that the time goes into arithmetic. A member that ends makes room for the next."""
@@ -56,7 +59,17 @@ def descend(
     `fixed` [k] or [b, k]: parameters that stay. `sure`: the start is near the end, so that the true curvature
     is used at once.
     """
+    _keep_memory()
     return _Descent(problem, theta, lower, upper, limit, newton, fixed, sure).run()
+
+
+@cache
+def _keep_memory() -> None:
+    """Have glibc keep freed arrays of up to 16 MB for the next step instead of returning them to the system.
+
+    It raises that limit to the size of what it has last seen freed; untouched, this takes no memory.
+    """
+    np.empty(2**24, np.uint8)
 
 
 class _Descent:
@@ -69,6 +82,7 @@ class _Descent:
         b, k = theta.shape
         self.problem, self.limit, self.newton = problem, limit, newton
         self.lower, self.upper = lower, upper
+        self.eye = np.eye(k)
         self.theta = np.clip(theta, lower, upper)
         self.fixed = np.broadcast_to(np.zeros(k, bool) if fixed is None else fixed, (b, k))
         self.cost = problem.cost(self.theta)
@@ -100,27 +114,26 @@ class _Descent:
         problem = self.problem.member(rows)
         theta, true = self.theta[rows], self.true[rows]
         self.steps[rows] += 1
-        local = problem.local(theta, bool(true.any()))
-        H = local.safe if local.true is None else np.where(true[:, None, None], local.true, local.safe)
+        local = problem.local(theta, true)
         stuck = ((theta <= self.lower) & (local.gradient > 0)) | (
             (theta >= self.upper) & (local.gradient < 0)
         )
         free = ~stuck & ~self.fixed[rows]
         gradient = np.where(free, local.gradient, 0.0)
         self.gradient[rows], self.stuck[rows] = local.gradient, stuck
-        diagonal = np.einsum("bii->bi", local.safe)
-        unit = np.sqrt(np.maximum(diagonal, 1e-12 * diagonal.max(axis=1, keepdims=True) + 1e-300))
+        most = local.diagonal.max(axis=1, keepdims=True)
+        unit = np.sqrt(np.maximum(local.diagonal, 1e-12 * most + 1e-300))
         both = free[:, :, None] & free[:, None, :]
-        eye = np.eye(theta.shape[1])
-        A = np.where(both, H / unit[:, :, None] / unit[:, None, :], eye)
+        A = np.where(both, local.curvature / (unit[:, :, None] * unit[:, None, :]), self.eye)
         g = gradient / unit
         moved = self._descend_once(problem, rows, A, g, unit)
         gain = (local.cost - self.cost[rows]) / np.maximum(np.abs(local.cost), 1e-300)
         # A member that does not move, or hardly, changes to the true curvature; with it, it has ended.
         turns = self.newton & ~true & (~moved | (gain < 1e-3))
-        ends = ~turns & (~moved | (gain < (1e-15 if self.newton else 1e-6)))
+        ends = ~turns & (~moved | (gain < (ENOUGH if self.newton else 1e-6)))
         last = ends | (self.steps[rows] >= self.limit)
-        self._promise(rows[last], A[last], g[last], local.cost[last])
+        if last.any():
+            self._promise(rows[last], A[last], g[last], local.cost[last])
         self.true[rows[turns]] = True
         self.damping[rows[turns]] = np.where(moved[turns], np.maximum(self.damping[rows[turns]], 1e-6), 1e-6)
         return rows[~ends]
@@ -132,25 +145,25 @@ class _Descent:
         diagonal = np.arange(A.shape[1])
         while len(tries):
             members = rows[tries]
-            damped = A[tries].copy()
+            here, damped = self.theta[members], A[tries]
             damped[:, diagonal, diagonal] += self.damping[members][:, None]
-            step = solve(damped, g[tries]) / unit[tries]
-            downhill = (step * g[tries] * unit[tries]).sum(axis=1) > 0
-            ahead = np.clip(self.theta[members] - step, self.lower, self.upper)
-            ahead = np.where(np.isfinite(ahead), ahead, self.theta[members])
-            cost = problem.member(tries).cost(ahead)
-            good = downhill & (cost < self.cost[members])
+            scaled = solve(damped, g[tries])
+            promised = 0.5 * np.einsum("bk,bk->b", scaled, g[tries])
+            ahead = np.minimum(np.maximum(here - scaled / unit[tries], self.lower), self.upper)
+            if not np.isfinite(ahead.sum()):
+                ahead = np.where(np.isfinite(ahead), ahead, here)
+            cost = (problem if len(tries) == len(rows) else problem.member(tries)).cost(ahead)
+            before = self.cost[members]
+            good = (promised > 0) & (cost < before)
             # Where the true curvature promises less than rounding, trying harder would gain nothing.
-            promised = 0.5 * (step * g[tries] * unit[tries]).sum(axis=1)
-            over = self.true[members] & downhill & (promised < NOTHING * np.abs(self.cost[members]))
+            over = self.true[members] & (promised > 0) & (promised < NOTHING * np.abs(before))
             taken = members[good]
             self.theta[taken], self.cost[taken] = ahead[good], cost[good]
             self.damping[taken] = np.maximum(self.damping[taken] / 10, 1e-14)
             moved[tries[good]] = True
             worse = members[~good]
             self.damping[worse] = np.maximum(self.damping[worse] * 8, 1e-10)
-            tries = tries[~good & ~over]
-            tries = tries[self.damping[rows[tries]] < 1e12]
+            tries = tries[~good & ~over & (self.damping[members] < 1e12)]
         return moved
 
     def _promise(self, rows: Array, A: Array, g: Array, cost: Array) -> None:

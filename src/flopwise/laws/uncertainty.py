@@ -147,7 +147,7 @@ def _density(r: Array, delta: float, sigma: float) -> Array:
     """
     if delta == np.inf or sigma == 0:
         return np.ones(len(r))
-    from scipy.special import ndtr
+    from flopwise.laws.quantiles import ndtr
 
     h = max(delta, SHARE * sigma)
     inside = (np.abs(r) <= h).astype(float)
@@ -198,7 +198,7 @@ def _anova(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
 
 def inside(delta: float, sigma: float) -> float:
     """The chance that normal noise of this size is inside delta: what Huber's loss curves on average."""
-    from scipy.special import ndtr
+    from flopwise.laws.quantiles import ndtr
 
     return 1.0 if sigma == 0 or delta == np.inf else float(2 * ndtr(delta / sigma) - 1)
 
@@ -209,7 +209,7 @@ def efficiency(delta: float, sigma: float) -> float:
     >>> round(efficiency(1e-9, 1.0), 3), round(efficiency(1.345, 1.0), 3), efficiency(float("inf"), 1.0)
     (1.571, 1.053, 1.0)
     """
-    from scipy.special import ndtr
+    from flopwise.laws.quantiles import ndtr
 
     if sigma == 0 or delta / sigma > 10:
         return 1.0
