@@ -147,7 +147,7 @@ NOTES = """## What this says
   the mean of the forms would do better. The interval allows for that.
 - The intervals are wider than the first set needs and about right for the second.
 - No parameter, prior or constant was fitted to pass@10000. But the method was chosen with both sets in sight:
-  the power form as the one to keep, and its likelihood over octaves of k (with that of the number of samples to
+  the power form as the one to keep, and its likelihood over octaves of k (with that of the samples to
   the first success the error from 100 was .033 on the first set, 100 draws a model). So .029 flatters the
   method; the second set, which that choice does not favour, shows what else can happen.
 """
