@@ -37,8 +37,8 @@ def refusal(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
         (["solve", "--nonsense"], ("no such option: --nonsense", "see flopwise solve --help")),
         (["nonsense"], ("no such command 'nonsense'", "see flopwise --help")),
         (["fit"], ("missing argument 'TABLE'", "see flopwise fit --help")),
-        (["fit", "t.csv"], ("missing option '--law'", "see flopwise fit --help")),
-        (["laws", "more"], ("(more)", "see flopwise laws --help")),
+        (["backtest", "t.csv"], ("missing option '--law'", "see flopwise backtest --help")),
+        (["laws", "a", "more"], ("(more)", "see flopwise laws --help")),
         (["runs", "--json=3"], ("'--json' does not take a value", "see flopwise --help")),
     ],
 )

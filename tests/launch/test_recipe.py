@@ -86,8 +86,8 @@ def test_a_recipe_that_cannot_be_found_or_read(tmp_path: Path) -> None:
         ("data.task=chess", "data.task is 'chess': must be one of countdown, countdown-small"),
         ("ladder.mixture={poems: 0.5}", "ladder.mixture names 'poems', must be among text, task, kjv"),
         ("ladder.mixture={}", "ladder.mixture: Dictionary should have at least 1 item"),
-        ("law.candidates=[chinchilla, moore]", "'moore' is not a law in N and D; there are chinchilla"),
-        ("law.candidates=[coverage_power]", "'coverage_power' is not a law in N and D"),
+        ("law.candidates=[chinchilla, moore]", "'moore' is not a law of loss in N and D; there are"),
+        ("law.candidates=[coverage_power]", "'coverage_power' is not a law of loss in N and D"),
         ("plan.budget_flops=.inf", "plan.budget_flops is 'inf': Input should be a finite number"),
         (
             "posttrain.student={width: 64, tokens: 1_000_000}",

@@ -15,7 +15,7 @@ PAPER = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 
 def table(scatter: float = 0.0) -> dict[str, np.ndarray]:
     N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 6), np.logspace(9, 11, 6)))
-    loss = get("chinchilla").function(PAPER, {"N": N, "D": D})
+    loss = get("chinchilla")(PAPER, {"N": N, "D": D})
     return {"N": N, "D": D, "loss": loss * np.exp(scatter * np.random.default_rng(0).normal(size=len(N)))}
 
 
@@ -32,7 +32,7 @@ def test_demand_against_brute_force():
     C, T = 1e22, 1e12
     N, D, loss = (float(v[0]) for v in optimum(get("chinchilla"), PAPER, C, T))
     Ns = np.logspace(6, np.log10(C / (2 * T)) - 1e-6, 200_001)
-    losses = get("chinchilla").function(PAPER, {"N": Ns, "D": (C - 2 * Ns * T) / (6 * Ns)})
+    losses = get("chinchilla")(PAPER, {"N": Ns, "D": (C - 2 * Ns * T) / (6 * Ns)})
     assert loss == pytest.approx(losses.min(), abs=1e-9) and pytest.approx(Ns[losses.argmin()], rel=1e-2) == N
     assert pytest.approx(C, rel=1e-9) == 6 * N * D + 2 * N * T
 

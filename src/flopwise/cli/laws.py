@@ -234,9 +234,16 @@ def _chosen(columns: dict[str, Any], cluster: str | None, seed: int) -> tuple[st
     """The law for a table whose user named none: simple ones that apply, judged on the largest runs."""
     from flopwise.laws import choose
     from flopwise.laws.law import get
+    from flopwise.laws.law import laws as catalogue
 
     usual = ("overtraining", "chinchilla", "coupled", "kaplan") if {"N", "D"} <= set(columns) else ("power",)
     names = [n for n in usual if _applies(get(n), columns)]
+    if not names and {"n", "c"} <= set(columns):
+        return "beta_binomial", [
+            "counts of right samples: beta_binomial; flopwise coverage compares five forms"
+        ]
+    if not names:
+        names = sorted(_applying(catalogue(), columns), key=lambda n: len(get(n).names))
     if not names:
         raise FlopwiseError(_no_law("fit", columns))
     try:
@@ -290,7 +297,8 @@ def _show_law(law: Law) -> None:
         typer.echo(f"    {column:<12}{law.unit(column)}")
     free = [p.name for p in law.parameters if p.name not in law.linear]
     typer.echo(f"    parameters  {', '.join(law.names)}" + (
-        f"; linear given {', '.join(free)}: {', '.join(law.linear)}" if law.linear else ""))  # fmt: skip
+        f"; linear{' given ' + ', '.join(free) if free else ''}: {', '.join(law.linear)}"
+        if law.linear else ""))  # fmt: skip
     typer.echo(f"    needs       {law.needs}")
     typer.echo(f"    source      {law.source} ({MEANING[law.status]})")
     for p in law.published:
@@ -308,7 +316,7 @@ def _show(fitted: Fit) -> None:
     screen.print(f"{fitted.law}: {fitted.form.formula}" if fitted.law != fitted.form.formula else fitted.law)
     table = Table("parameter", "value", "95% from", "to", box=None, pad_edge=False)
     for name, value in fitted.params.items():
-        table.add_row(name, f"{value:.5g}", *(f"{end:.4g}" for end in fitted.interval(name)))
+        table.add_row(name, f"{value:.5g}", *(_end(end) for end in fitted.interval(name)))
     for name, value in fitted.fixed.items():
         table.add_row(name, f"{value:.5g}", "held", "")
     screen.print(table)
@@ -335,6 +343,11 @@ def _show(fitted: Fit) -> None:
             f"{aim} from about "
             f"±{before} to ±{after}"
         )
+
+
+def _end(value: float) -> str:
+    """An end of an interval; none where it lies beyond all sizes."""
+    return f"{value:.4g}" if value == 0 or 1e-60 < abs(value) < 1e60 else "open"
 
 
 def _show_backtest(made: Backtest) -> None:

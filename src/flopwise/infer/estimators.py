@@ -20,7 +20,7 @@ Votes = tuple[np.ndarray, np.ndarray]
 def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
     """Chance per problem [problems] that k samples without replacement hold a right one. NaN where k > n.
 
-    >>> pass_at_k(np.array([[1, 0, 0, 0]]), 2).tolist()
+    >>> pass_at_k(np.array([[1, 0, 0, 0]]), 2).round(9).tolist()
     [0.5]
     """
     correct = np.asarray(correct)

@@ -109,9 +109,13 @@ class LawSection(Section):
     def _predict_from_size_and_tokens(cls, names: list[str]) -> list[str]:
         from flopwise.laws.law import laws
 
-        known = [law.name for law in laws() if law.variables == ("N", "D")]
+        known = [
+            law.name for law in laws("pretraining") if (law.variables, law.target) == (("N", "D"), "loss")
+        ]
         if wrong := [name for name in names if name not in known]:
-            raise ValueError(f"{wrong[0]!r:.60} is not a law in N and D; there are {', '.join(known)}")
+            raise ValueError(
+                f"{wrong[0]!r:.60} is not a law of loss in N and D; there are {', '.join(known)}"
+            )
         return names
 
 

@@ -47,7 +47,7 @@ def next_run(fit: Fit, beyond: float = BEYOND) -> NextRun | None:
     in other variables than N and D, or one alone; or where nothing is gained.
     """
     names = fit.form.variables
-    if (names != ("N", "D") and len(names) != 1) or not set(names) <= set(fit.ranges):
+    if fit.form.from_counts or (names != ("N", "D") and len(names) != 1) or not set(names) <= set(fit.ranges):
         return None
     axes = []
     for name in names:
@@ -95,7 +95,7 @@ def missing_runs(x: Mapping[str, np.ndarray], count: int) -> str:
     times the largest run. Each is the one farthest from all others in logarithms.
 
     >>> missing_runs({"N": np.array([1e7, 1e8]), "D": np.array([1e9, 1e9])}, 1)
-    'a run, say N = 1e+08, D = 3e+08'
+    'a run, say N = 3.33e+06, D = 3.33e+08'
     """
     names = [n for n, v in x.items() if (v > 0).all()]
     if len(names) != len(x):
@@ -120,9 +120,10 @@ def missing_runs(x: Mapping[str, np.ndarray], count: int) -> str:
 def verdict(fit: Fit, advice: NextRun | None) -> str:
     """Whether to trust the fit, in one line: what it is good for, or why not."""
     serious = list(fit.diagnostics.get("serious", ()))
-    wide = advice is not None and fit.scale == "log" and advice.before > WIDE
+    wide = advice is not None and advice.before > _too_wide(fit)
     if advice is not None and wide:
-        serious.append(f"{BEYOND:g} times beyond the data it is known to no better than {advice.before:.0%}")
+        known = f"{advice.before:.0%}" if fit.scale == "log" else f"{advice.before:.2g}"
+        serious.append(f"{BEYOND:g} times beyond the data it is known to no better than {known}")
     if serious:
         return f"not to be planned by: {'; '.join(serious)}"
     if fit.status != "converged":
@@ -135,6 +136,13 @@ def verdict(fit: Fit, advice: NextRun | None) -> str:
         f"{known}. "
         f"Whether the form does: flopwise backtest"
     )
+
+
+def _too_wide(fit: Fit) -> float:
+    """Half-width from which on a law is not to be planned by: relative, or half of what the data span."""
+    if fit.scale == "log" or fit.problem is None:
+        return WIDE if fit.scale == "log" else np.inf
+    return 0.5 * float(np.ptp(fit.problem.y))
 
 
 def _largest(fit: Fit) -> float:

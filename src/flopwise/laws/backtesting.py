@@ -117,7 +117,10 @@ def backtest(
         raise FlopwiseError(f"backtest: hold_out is {hold_out!r}, must be 'largest' or 'largest_only'")
     columns = as_table(table)
     form = own(law, columns) if isinstance(law, str) and "=" in law else get(law)
+    form = form.from_shares() if loss == "binomial" else form
     by, scale = scale_of(columns, by, form)
+    if not len(scale):
+        raise FlopwiseError("backtest: the table has no rows")
     thresholds = _thresholds(scale)
     if not len(thresholds):
         raise FlopwiseError(

@@ -165,12 +165,18 @@ def _verdict(found: list[Backtest]) -> tuple[bool, str]:
             f"{first.law} alone could be fitted; it errs by {first.rms:.2%} on the largest {first.by}",
         )
     second = found[1]
-    a, b = np.square(first.trials[0].errors), np.square(second.trials[0].errors)
+    a, b = (np.square(v.trials[0].errors) for v in (first, second))
+    if len(a) <= 2:  # too few to tell; lower thresholds have more to say
+        shared = {t.threshold for t in first.trials} & {t.threshold for t in second.trials}
+        a, b = (
+            np.concatenate([np.square(t.errors) for t in v.trials if t.threshold in shared])
+            for v in (first, second)
+        )
     n = len(a)
     gap = float((b - a).mean())
     noise = float((b - a).std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf
     start = f"{first.law} errs by {first.rms:.2%} on the largest {first.by}, {second.law} by {second.rms:.2%}"
     if n > 2 and gap > 2 * noise and first.rms < SIMPLER * second.rms:
         return True, f"{start}: {first.law} wins"
-    why = "one or two held-out rows cannot tell" if n <= 2 else "within the scatter of the held-out rows"
+    why = "one or two held-out rows cannot tell" if n <= 2 else "within the scatter of held-out rows"
     return False, f"{start}: no law wins ({why}); average them by their weights, or hold out more"

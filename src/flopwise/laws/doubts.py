@@ -25,6 +25,8 @@ OUTLIER = 4.5
 """Robust standard deviations."""
 RUN_COLUMNS = ("run", "run_id", "trunk", "experiment_id")
 """Columns that would name the run of a checkpoint."""
+VAGUE = "not identified to within a factor of e"
+"""What is said before profiles are made; they say it better."""
 WIDE = 10.0
 """Ratio of an interval's ends above which a parameter is said to be hardly identified."""
 FAR, ASIDE = 10.0, 1.5
@@ -84,7 +86,7 @@ def look(
     if at_bound := out.diagnostics["at_bounds"]:
         serious.append(f"{', '.join(at_bound)} at the edge of its range")
         say(f"at the edge of its range: {', '.join(f'{n} = {out.params[n]:.3g}' for n in at_bound)}")
-    if line := on_a_line(problem.x):
+    if line := on_a_line({name: v for name, v in problem.x.items() if name in form.variables}):
         serious.append(f"{' and '.join(line)} were not varied apart ({missing_runs(problem.x, 1)} would)")
         say(
             f"{' and '.join(line)} lie on one line, so that their terms cannot be told apart: believe the "
@@ -123,6 +125,7 @@ def look(
 
 def after_profiles(fit: Fit) -> None:
     """Append what the profiles of all parameters show: those that no value, or hardly any, is too far for."""
+    fit.warnings[:] = [line for line in fit.warnings if not line.startswith(VAGUE)]
     for p in fit.form.parameters:
         made, t = fit.profiles[p.name], fit.t(0.95, p.name)
         sides = [w for w, end in zip(("smaller", "larger"), made.open_ends(t), strict=True) if end]
@@ -139,6 +142,19 @@ def after_profiles(fit: Fit) -> None:
             fit.warnings.append(
                 f"{p.name} is hardly identified: anything from {low:.3g} to {high:.3g} will do at 95%"
             )
+
+
+def unready(fit: Fit) -> str:
+    """Why the law must not be extrapolated: at its parameters, or at ends of their intervals; else ""."""
+    if fit.form.unready is None:
+        return ""
+    if reason := fit.form.unready(fit.params, fit.ranges):
+        return reason
+    for name in fit.params:
+        for end in fit.interval(name):
+            if reason := fit.form.unready(fit.params | {name: end}, fit.ranges):
+                return f"{reason} (at an end of the 95% interval of {name})"
+    return ""
 
 
 def too_far(fit: Fit, x: Mapping[str, Array]) -> tuple[str, ...]:
@@ -185,8 +201,7 @@ def _not_identified(out: Fit, noise: Spread) -> None:
         )
     elif loose:
         out.warnings.append(
-            f"not identified to within a factor of e: {', '.join(loose)}; the law's predictions may still be "
-            f"sure, its parameters are not"
+            f"{VAGUE}: {', '.join(loose)}; the law's predictions may still be sure, its parameters are not"
         )
     elif out.diagnostics["condition"] > 1e4:
         out.warnings.append(
@@ -196,13 +211,14 @@ def _not_identified(out: Fit, noise: Spread) -> None:
 
 
 def _rows(out: Fit, r: Array, places: Array) -> None:
-    """Outliers, by row; and rows that are there twice."""
+    """Outliers, by row."""
     from flopwise.laws.quantiles import ndtri
 
     problem = out.problem
     assert problem is not None
     n, k = len(r), len(out.form.names)
-    sigma = robust_scale(r, k)
+    # A fit by absolute deviations goes through k points: without those.
+    sigma = 1.4826 * float(np.median(np.sort(np.abs(r))[k:])) if n > k else 0.0
     if n >= 2 * k and sigma > 0:
         limit = max(OUTLIER, float(-ndtri(0.01 / n)))  # of many normal rows a few are far out
         far = np.flatnonzero(np.abs(r) > limit * sigma)
@@ -216,14 +232,6 @@ def _rows(out: Fit, r: Array, places: Array) -> None:
                 f"{named_rows}{more}; look at "
                 f"them, and see whether the fit depends on them (--loss robust)"
             )
-    rows = np.stack([*problem.x.values(), problem.y], axis=1)
-    _, first, counts = np.unique(rows, axis=0, return_index=True, return_counts=True)
-    if (twice := int((counts - 1).sum())) and out.n_clusters == out.n:
-        i = int(places[first[np.argmax(counts)]])
-        out.warnings.append(
-            f"{twice} rows repeat another in every column that is used (row {i + 1} is one): if they are one "
-            f"run, leave the copies out; they make intervals too narrow"
-        )
 
 
 def _other_loss(out: Fit, theta: Array) -> None:

@@ -193,7 +193,7 @@ def _special(function: str) -> Callable[..., Array]:
 
 
 def _sigmoid(x: Array) -> Array:
-    return 0.5 * (1 + np.tanh(0.5 * x))
+    return np.exp(-np.logaddexp(0.0, -x))  # to the last digit at both ends
 
 
 def _unbend(r: Array, a: Array) -> Array:
@@ -253,7 +253,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Array], tuple[Callable[..., Node], ...]
     "trigamma": (_special("trigamma"), (lambda a: _node("tetragamma", a),)),
     "tetragamma": (_special("tetragamma"), ()),
     "sign": (np.sign, (lambda a: ZERO,)),
-    "below": (lambda a, b: (a < b).astype(float), (lambda a, b: ZERO, lambda a, b: ZERO)),
+    "below": (lambda a, b: np.less(a, b).astype(float), (lambda a, b: ZERO, lambda a, b: ZERO)),
 }
 """What a formula may call: how it is computed, and its derivative by each argument."""
 

@@ -11,7 +11,7 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 from flopwise.laws import doubts
 from flopwise.laws.law import Array, Law, get, own
-from flopwise.laws.objective import NO_VALUE, Objective, named
+from flopwise.laws.objective import LOSSES, NO_VALUE, Objective, named
 from flopwise.laws.resampling import bootstrap as resample
 from flopwise.laws.resampling import posterior
 from flopwise.laws.result import Allocation, Fit, Prediction
@@ -21,7 +21,6 @@ from flopwise.laws.uncertainty import Spread, from_likelihood, robust_scale, spr
 
 __all__ = ["INTERVALS", "LOSSES", "Allocation", "Fit", "Prediction", "fit"]
 
-LOSSES = ("log_huber", "log_squared", "squared", "robust", "binomial", "likelihood")
 INTERVALS = ("profile", "delta", "bootstrap", "posterior")
 FEWEST = 4
 """Independent runs that a bootstrap takes."""
@@ -87,14 +86,18 @@ def fit(
         clusters = None if clusters is None else clusters[rows]
     doubts.enough(form, x, y)
     scale = "nll" if form.from_counts else "plain" if loss == "squared" else form.scale
-    problem = Objective(form, x, y, delta if loss == "log_huber" else np.inf, scale)
+    # The robust loss begins near absolute deviations: squares would let one bad row set its limit.
+    size = 1e-3 * (1.0 if scale == "log" else float(np.sqrt(np.mean(np.square(y)))) or 1.0)
+    limit = {"log_huber": delta, "robust": size}.get(loss, np.inf)
+    problem = Objective(form, x, y, limit, scale)
     problem, ends = _search(problem, loss, max(starts, 1), seed)
     theta = ends.theta[0]
     if np.abs(problem.residuals(theta[None])).max() >= NO_VALUE:
         raise FlopwiseError(
             f"fit: {form.name} has no value at these points for any parameters tried; check their units"
         )
-    noise = _noise(problem, theta, clusters)
+    edge = _at_bounds(problem, theta)
+    noise = _noise(problem, theta, clusters, np.array([p not in edge for p in form.names]))
     out = Fit(
         form=form, params=named(form, theta), loss=loss,
         objective=float(ends.cost[0]) * (2 if loss in ("log_squared", "squared") else 1), n=len(y),
@@ -102,7 +105,7 @@ def fit(
         scatter=noise.scatter, dof=noise.dof, dofs=noise.dofs, ranges=_ranges(form, x), status="converged",
         fixed=dict(fixed or {}), curvature=noise.curvature, problem=problem,
     )  # fmt: skip
-    _diagnose(out, ends, noise)
+    _diagnose(out, ends, noise, edge)
     doubts.look(out, ends, noise, table, cluster, target or form.target, rows)
     if bootstrap or intervals == "bootstrap":
         _bootstrap(out, clusters, bootstrap or 1000, seed, progress)
@@ -153,22 +156,34 @@ def _search(problem: Objective, loss: str, starts: int, seed: int) -> tuple[Obje
     return problem, ends
 
 
-def _noise(problem: Objective, theta: Array, clusters: Array | None) -> Spread:
+def _noise(problem: Objective, theta: Array, clusters: Array | None, free: Array) -> Spread:
+    """The spread of the `free` parameters [k]; those at an edge are taken as held, without variance."""
     r, J = problem.jacobian(theta[None])
+    if not free.any():
+        free = np.ones_like(free)
+    inner = J[0][free].T
     if problem.scale == "nll":
-        H = problem.local(theta[None], np.ones(1, bool)).curvature
-        return from_likelihood(H[0], J[0].T, clusters, J.shape[2])
-    return spread(J[0].T, r[0], clusters, problem.delta)
+        H = problem.local(theta[None], np.ones(1, bool)).curvature[0]
+        found = from_likelihood(H[np.ix_(free, free)], inner, clusters, J.shape[2])
+    else:
+        found = spread(inner, r[0], clusters, problem.delta)
+    if free.all():
+        return found
+    k = len(free)
+    covariance, curvature, dofs = np.zeros((k, k)), np.zeros((k, k)), np.full(k, found.dof)
+    covariance[np.ix_(free, free)], curvature[np.ix_(free, free)] = found.covariance, found.curvature
+    curvature[~free, ~free] = np.abs(np.diag(found.curvature)).min() * 1e-6
+    dofs[free] = found.dofs
+    return replace(found, covariance=covariance, curvature=curvature, dofs=dofs)
 
 
-def _diagnose(out: Fit, ends: Minima, noise: Spread) -> None:
+def _diagnose(out: Fit, ends: Minima, noise: Spread, at_bound: list[str]) -> None:
     """Fill in diagnostics and status."""
     form, problem = out.form, out.problem
     assert problem is not None
     theta = ends.theta[0]
-    at_bound = _at_bounds(problem, theta)
     deviation = np.sqrt(np.maximum(np.diag(noise.curvature), 1e-300))
-    values, vectors = np.linalg.eigh(noise.curvature / np.outer(deviation, deviation))
+    values, vectors = np.linalg.eigh(np.nan_to_num(noise.curvature / np.outer(deviation, deviation)))
     condition = float(np.sqrt(values[-1] / max(values[0], 1e-30 * values[-1])))
     flat = [
         {form.names[i]: round(float(v), 3) for i, v in enumerate(vectors[:, j]) if abs(v) > 0.05}
@@ -244,7 +259,7 @@ def _posterior(out: Fit, noise: Spread, seed: int, progress: Callable[[float], N
 def _ranges(form: Law, x: Mapping[str, Array]) -> dict[str, tuple[float, float]]:
     """Of each variable the law predicts from; a law of counts has seen k up to the samples drawn."""
     out = {name: (float(v.min()), float(v.max())) for name, v in x.items() if name in form.variables}
-    if form.from_counts and "k" in form.variables and "n" in x:
+    if form.from_counts and "k" in form.variables and "k" not in x and "n" in x:
         out["k"] = (1.0, float(x["n"].max()))
     return out
 

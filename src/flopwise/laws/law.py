@@ -321,9 +321,22 @@ def own(
     names = _in_order(formula, parsed.names - set(columns))
     if not names:
         raise FlopwiseError(f"formula {formula[:80]!r} has no parameters: all its names are columns")
+    ranges = {p: (0.01, 10.0) for p in names} | dict(start or {})
+    # A parameter that divides a column, or is divided by one, is of the column's size.
+    sizes = {}
+    for a, b in re.findall(r"\b(\w+)\s*/\s*(\w+)\b(?!\s*(?:\^|\*\*))", formula):
+        for p, column in ((a, b), (b, a)):
+            if p in names and column in columns and p not in (start or {}):
+                sizes[p] = column
+    parameters = tuple(
+        Parameter(p, (1e-6, 1e6), unit=sizes[p])
+        if p in sizes
+        else Parameter(p, ranges[p], bounds=(0.0, 1e100))
+        for p in names
+    )
     return Law(
-        name=name or formula, regime="own", formula=formula, source="given as a formula", status="own",
-        parameters=tuple(Parameter(p, (start or {}).get(p, (0.01, 10.0))) for p in names),
+        name=name or formula, regime="own", formula=formula, parameters=parameters,
+        source="given as a formula", status="own",
     )  # fmt: skip
 
 
@@ -354,6 +367,4 @@ def get(name: str | Law) -> Law:
 
 
 def _load() -> None:
-    from flopwise.laws import forms
-
-    forms.load()
+    from flopwise.laws import forms  # noqa: F401

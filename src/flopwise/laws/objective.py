@@ -16,6 +16,8 @@ import numpy as np
 
 from flopwise.laws.law import Array, Law
 
+LOSSES = ("log_huber", "log_squared", "squared", "robust", "binomial", "likelihood")
+"""What is summed over points: see `flopwise.laws.fit`."""
 NO_VALUE = 1e100
 """A residual where the law has no value: beyond all others, with a square that is still a number."""
 STEP = 1e-5

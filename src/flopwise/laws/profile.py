@@ -11,7 +11,9 @@ covariance (sandwich, clusters and Student's t included): the adjusted likelihoo
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -21,8 +23,10 @@ from flopwise.laws.search import descend
 
 STEPS = np.array([0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.2])
 """Where a profile is taken, in standard errors to either side."""
-FURTHER = 6
-"""Times that an end which is not reached is looked for twice as far."""
+FURTHER, NARROWER = 6, 14
+"""Times that an end which is not reached is looked for twice as far, and that a steep rise is halved."""
+RISE, FLAT = 0.7, 0.01
+"""Of z: between neighbours above which a place between is looked up, and below which a profile has ended."""
 
 
 @dataclass(frozen=True)
@@ -61,40 +65,49 @@ def profile(
     k = len(theta)
     variance = np.maximum(np.diag(covariance), 1e-24 * np.maximum(theta**2, 1e-6))
     scale = variance / np.maximum(np.diag(naive), 1e-300)
+    # A term that has vanished has no variance of its own; its rise counts like the others'.
+    gone = np.diag(covariance) <= 0
+    if gone.any():
+        scale[gone] = np.median(scale[~gone]) if not gone.all() else 1.0
     # The way the others follow, in the linear case.
     along = naive / np.diag(naive)
     # A step beyond e^3 is no news about a positive parameter, and the linear way is no guide there.
-    width = np.minimum(np.sqrt(variance), 3.0 * np.where(_positive(problem), 1.0, 1 + np.abs(theta)))
+    most = 3.0 * np.where(_positive(problem), 1.0, 1 + np.abs(theta))
+    width = np.where(gone, most, np.minimum(np.sqrt(variance), most))
     found: dict[int, dict[float, float]] = {i: {float(theta[i]): 0.0} for i in which}
-    ends: dict[tuple[int, int], Array] = {(i, s): theta for i in which for s in (-1, 1)}
-    pending = [(i, s, float(m)) for i in which for s in (-1, 1) for m in STEPS * max(t / 2.0, 0.7)]
-    for attempt in range(FURTHER + 1):
-        starts, fixed, keys = [], [], []
-        for i, side, m in pending:
-            value = float(np.clip(theta[i] + side * m * width[i], lower[i], upper[i]))
-            begin = ends[i, side] if attempt else theta
+    # Every place reached so far whose z is no further than needed: the next starts from the nearest.
+    near: dict[tuple[int, int], dict[float, Array]] = {
+        (i, s): {float(theta[i]): theta} for i in which for s in (-1, 1)
+    }
+    pending = [(i, s, float(m) * width[i]) for i in which for s in (-1, 1) for m in STEPS * max(t / 2.0, 0.7)]
+    for attempt in range(FURTHER + NARROWER):
+        starts, keys = [], []
+        for i, side, away in pending:
+            value = float(np.clip(theta[i] + side * away, lower[i], upper[i]))
+            known = near[i, side]
+            begin = known[min(known, key=lambda v: abs(v - value))] if attempt else theta
             start = begin + along[:, i] * (value - begin[i])
             start[i] = value
             starts.append(start)
-            fixed.append(np.arange(k) == i)
             keys.append((i, side))
         reached = descend(
             problem, np.array(starts), lower, upper, limit=100,
-            fixed=np.array(fixed), sure=True,
+            fixed=np.array([np.arange(k) == i for i, _ in keys]), sure=True,
         )  # fmt: skip
         for (i, side), at, c in zip(keys, reached.theta, reached.cost, strict=True):
+            if not (np.isfinite(at).all() and np.isfinite(c)):
+                continue
             z = side * float(np.sqrt(2 * max(c - cost, 0.0) / scale[i]))
             found[i][float(at[i])] = z
-            if side * (at[i] - ends[i, side][i]) >= 0:
-                ends[i, side] = at
-        # Once more, and farther, where the end has not been passed.
-        pending = []
-        for (i, side), at in ends.items():
-            zs = [side * z for v, z in found[i].items() if side * (v - theta[i]) > 0]
-            bound = lower[i] if side < 0 else upper[i]
-            if max(zs, default=0.0) < t and abs(at[i] - bound) > 1e-9:
-                reach = abs(at[i] - theta[i]) / width[i]
-                pending += [(i, side, 1.5 * reach), (i, side, 2.2 * reach)]
+            if abs(z) < t:
+                near[i, side][float(at[i])] = at
+        pending = [
+            (i, side, away)
+            for i, side in near
+            for away in _wanted(
+                found[i], float(theta[i]), side, t, (lower[i], upper[i]), attempt, patient=bool(gone[i])
+            )
+        ]
         if not pending:
             break
     out = []
@@ -104,6 +117,31 @@ def profile(
             Profile(values, np.array([found[i][v] for v in values]), (float(lower[i]), float(upper[i])))
         )
     return out
+
+
+def _wanted(
+    found: Mapping[float, float],
+    middle: float,
+    side: int,
+    t: float,
+    limits: tuple[float, float],
+    attempt: int,
+    patient: bool,
+) -> list[float]:
+    """How far away from the fit the profile must still be taken on one side.
+
+    Farther, while the end has not been passed and the profile still rises; and between two places where it
+    rises by much. `patient`: the term has vanished, so that a flat stretch is to be expected before a rise.
+    """
+    there = sorted((side * (v - middle), side * z) for v, z in found.items() if side * (v - middle) >= 0)
+    out = [(a + b) / 2 for (a, low), (b, high) in pairwise(there) if low < t and high - low > RISE]
+    far, top = there[-1]
+    passed = max(z for _, z in there) >= t
+    end = abs((limits[0] if side < 0 else limits[1]) - middle)
+    flat = not patient and len(there) > 2 and attempt > 1 and top - there[-2][1] < FLAT
+    if attempt < FURTHER and not passed and not flat and far < end - 1e-9:
+        out += [1.5 * far, 2.2 * far]
+    return [away for away in out if away > 0]
 
 
 def _positive(problem: Objective) -> Array:

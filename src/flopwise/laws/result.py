@@ -19,6 +19,8 @@ from flopwise.laws.profile import Profile, profile
 
 DRAWS = 400
 """Parameter sets behind intervals that are quantiles."""
+_EXACT = 1e-9
+"""Scatter, relative, below which data have no noise."""
 _WIDEST = 300.0
 """Half-width of a log interval that means "not identified"; keeps its ends finite for JSON."""
 
@@ -139,7 +141,8 @@ class Fit:
         elif method == "profile" and self.profile(name) is not None:
             low, high = self.profiles[name].interval(t)
         else:
-            half = min(t * float(np.sqrt(self.covariance[i, i])), _WIDEST)
+            half = t * float(np.sqrt(self.covariance[i, i]))
+            half = min(half, _WIDEST) if self.form.parameters[i].log else half
             low, high = self.theta[i] - half, self.theta[i] + half
         if self.form.parameters[i].log:
             low, high = np.exp([max(low, -700.0), min(high, 700.0)])
@@ -154,6 +157,8 @@ class Fit:
         """
         if name in self.profiles or self.problem is None or self.curvature is None:
             return self.profiles.get(name)
+        if self.problem.scale != "nll" and self.scatter < _EXACT * np.sqrt(self.problem.unit):
+            return None  # the fit is exact: what would rise is rounding
         from flopwise.laws.starts import bounds
 
         t, low, high = self.t(0.99), *bounds(self.problem)
@@ -181,7 +186,7 @@ class Fit:
         law = self.form
         x = self._variables(variables)
         beyond = self._beyond(x)
-        if beyond > 1 + 1e-9 and law.unready and (reason := law.unready(self.params, self.ranges)):
+        if beyond > 1 + 1e-9 and (reason := doubts.unready(self)):
             raise FlopwiseError(
                 f"predict: {reason}; it is not extrapolated ({beyond:.3g} times beyond the data)"
             )
@@ -194,7 +199,9 @@ class Fit:
         else:
             J = slopes(self, x)
             variance = np.einsum("ji,jk,ki->i", J, self.covariance, J)
-            below = above = np.minimum(t * np.sqrt(np.maximum(variance, 0.0)), _WIDEST)
+            below = above = t * np.sqrt(np.maximum(variance, 0.0))
+            if self.scale == "log":
+                below = above = np.minimum(below, _WIDEST)
         run = t * self.scatter
         misfit = (
             float(ndtri(0.5 + level / 2)) * self.misfit * (1.0 if self.scale == "log" else np.abs(middle))
@@ -303,7 +310,8 @@ class Fit:
         )
         if np.isfinite(self.dof):
             z *= np.sqrt(self.dof / rng.chisquare(self.dof, size=n))[:, None]
-        return [named(self.form, row) for row in self.theta + z]
+        low, high = np.array([(-np.inf, np.inf) if p.log else p.bounds for p in self.form.parameters]).T
+        return [named(self.form, row) for row in np.clip(self.theta + z, low, high)]
 
     def plot(self, kind: str = "fit", backend: str = "matplotlib", **options: Any) -> Any:
         """A figure: "fit" (points, curves, bands), "residuals", "profile", "isoflop"; see `laws.plotting`."""
@@ -346,5 +354,5 @@ class Fit:
             raise FlopwiseError(
                 f"fit {path} does not exist; make it with: flopwise fit TABLE --law NAME --out {path}"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as e:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as e:
             raise FlopwiseError(f"fit {path} is not a fit written by flopwise ({type(e).__name__})") from e

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from flopwise.laws.expression import parse
 from flopwise.laws.law import get, own
+from flopwise.laws.objective import LOSSES
 from flopwise.laws.profile import Profile
 from flopwise.laws.result import Fit
 
@@ -15,7 +17,7 @@ def to_dict(fit: Fit) -> dict[str, Any]:
     """All of a fit but the data, with its intervals at 95%."""
     return {
         "law": fit.law, "formula": fit.form.formula, "params": fit.params,
-        "intervals": {name: list(fit.interval(name)) for name in fit.params},
+        "intervals": {name: [_finite(end) for end in fit.interval(name)] for name in fit.params},
         "objective": fit.objective,
         "loss": fit.loss, "n": fit.n, "n_clusters": fit.n_clusters, "scatter": fit.scatter,
         "misfit": fit.misfit, "dof": fit.dof if np.isfinite(fit.dof) else None,
@@ -24,11 +26,13 @@ def to_dict(fit: Fit) -> dict[str, Any]:
         "covariance": fit.covariance.tolist(),
         "samples": None if fit.samples is None else fit.samples.tolist(),
         "profiles": {
-            name: {"values": p.values.tolist(), "z": p.z.tolist(), "limits": list(p.limits)}
+            name: {"values": p.values.tolist(), "z": p.z.tolist(), "limits": [*map(_finite, p.limits)]}
             for name, p in fit.profiles.items()
         },
         "ranges": {name: list(ends) for name, ends in fit.ranges.items()}, "status": fit.status,
-        "diagnostics": fit.diagnostics | {"support": fit.support}, "warnings": fit.warnings,
+        "diagnostics": fit.diagnostics
+        | {"support": {name: [*map(_finite, ends)] for name, ends in fit.support.items()}},
+        "warnings": fit.warnings,
     }  # fmt: skip
 
 
@@ -42,6 +46,8 @@ def from_dict(d: dict[str, Any]) -> Fit:
     fixed = {str(p): float(v) for p, v in (d.get("fixed") or {}).items()}
     form = _form(str(d["law"]), [str(p) for p in d["params"]], fixed)
     loss, k = str(d["loss"]), len(form.names)
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r}")
     if loss == "binomial":
         form = form.from_shares()
     fit = Fit(
@@ -70,10 +76,17 @@ def _form(name: str, params: list[str], fixed: dict[str, float]) -> Any:
     """The law by its name; from its formula, whose parameters are the names that have values."""
     if "=" not in name:
         return get(name).fix(fixed)
-    everything = own(name, ())
-    return own(name, [v for v in everything.names if v not in {*params, *fixed}]).fix(fixed)
+    return own(name, [v for v in parse(name).names if v not in {*params, *fixed}]).fix(fixed)
 
 
 def _profile(v: dict[str, Any]) -> Profile:
     values, z = np.array(v["values"], dtype=float), np.array(v["z"], dtype=float)
-    return Profile(values, z, (float(v["limits"][0]), float(v["limits"][1])))
+    low, high = v["limits"]
+    return Profile(
+        values, z, (-np.inf if low is None else float(low), np.inf if high is None else float(high))
+    )
+
+
+def _finite(value: float) -> float | None:
+    """As JSON takes it: no end is null."""
+    return value if np.isfinite(value) else None

@@ -126,6 +126,9 @@ class _Descent:
         both = free[:, :, None] & free[:, None, :]
         A = np.where(both, local.curvature / (unit[:, :, None] * unit[:, None, :]), self.eye)
         g = gradient / unit
+        if not (np.isfinite(A.sum()) and np.isfinite(g.sum())):
+            bad = ~(np.isfinite(A).all(axis=(1, 2)) & np.isfinite(g).all(axis=1))
+            A[bad], g[bad] = self.eye, 0.0
         moved = self._descend_once(problem, rows, A, g, unit)
         gain = (local.cost - self.cost[rows]) / np.maximum(np.abs(local.cost), 1e-300)
         # A member that does not move, or hardly, changes to the true curvature; with it, it has ended.

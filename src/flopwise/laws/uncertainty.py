@@ -233,7 +233,7 @@ def invert(H: Array, J: Array | None = None) -> Array:
         _, s, vt = np.linalg.svd(J / norms, full_matrices=False)
         s2 = s**2
     # A floor of 1e-10 means a variance 1e10 times the best: "not identified", yet sums keep their digits.
-    s2 = np.maximum(s2, 1e-10 * s2.max())
+    s2 = np.maximum(s2, max(1e-10 * s2.max(), 1e-300))
     return (vt.T / s2) @ vt / np.outer(norms, norms)
 
 

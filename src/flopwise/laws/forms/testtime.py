@@ -22,7 +22,7 @@ TRAIN_TO_TEST = register(
     Law(
         name="train_to_test", regime="test-time",
         formula="coverage = 1 - exp(betaln(a, b + k) - betaln(a, b)) where m = sigmoid(t1 - t2 * loss) "
-        "and v = exp(t3 - t4 * loss) and a = m * v and b = (1 - m) * v",
+        "and v = exp(t3 - t4 * loss) and a = max(m * v, 1e-12) and b = max((1 - m) * v, 1e-12)",
         parameters=(
             Parameter("t1", (-5.0, 15.0), log=False, bounds=(-60.0, 60.0)),
             Parameter("t2", (0.0, 6.0), log=False, bounds=(-30.0, 30.0)),
@@ -55,7 +55,7 @@ T2_ACCURACY = register(
         name="train_to_test_accuracy", regime="test-time",
         formula="coverage = 1 - exp(betaln(a, b + k) - betaln(a, b)) where "
         "L = (N0 / N)^alpha + (D0 / D)^beta and m = sigmoid(t1 - L) and v = exp(t3 - t4 * L) "
-        "and a = m * v and b = (1 - m) * v",
+        "and a = max(m * v, 1e-12) and b = max((1 - m) * v, 1e-12)",
         parameters=(
             Parameter("t1", (-6.0, 4.0), log=False, bounds=(-60.0, 60.0)),
             Parameter("t3", (-3.0, 6.0), log=False, bounds=(-60.0, 60.0)),

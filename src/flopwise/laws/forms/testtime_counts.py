@@ -22,7 +22,7 @@ BETA_BINOMIAL_ROW = f"betaln(a, b) - betaln(a + c, b + n - c) + {WAYS}"
 BETA = (Parameter("a", (0.05, 5.0)), Parameter("b", (0.05, 100.0)))
 T2_ROW = (
     "L = (N0 / N)^alpha + (D0 / D)^beta and m = sigmoid(t1 - L) and v = exp(t3 - t4 * L) "
-    "and a = m * v and b = (1 - m) * v"
+    "and a = max(m * v, 1e-12) and b = max((1 - m) * v, 1e-12)"
 )
 TAIL = "n and c of 30 problems or more; the exponent a of the tail needs problems seldom solved"
 
