@@ -104,8 +104,9 @@ def clark(folder: Path) -> Iterator[Row]:
     table = read_table(folder / "final_losses.csv")
     table["experts"] = table["E"]
     for router, published in CLARK.items():
-        routed = (table["router_type"] == router) & (table["k"] == 1) & (table["routing_frequency"] == 0.5)
-        fitted = fit("moe_clark", _only(table, routed | (table["router_type"] == "Dense")), loss="log_squared")
+        kept = np.isin(table["router_type"].astype(str), [router, "Dense"]) & (table["k"] == 1)
+        kept &= (table["routing_frequency"] == 0.5) | (table["router_type"] == "Dense")
+        fitted = fit("moe_clark", _only(table, kept), loss="log_squared")
         for name, value in zip(("a", "b", "c", "d", "Es", "Em"), published, strict=True):
             low, high = fitted.interval(name)
             yield _row(f"{router}: {name}", value, fitted.params[name], (low, high),

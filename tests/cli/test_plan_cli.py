@@ -20,7 +20,7 @@ TRUTH = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 def fits(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     N, D = (v.ravel() for v in np.meshgrid(np.logspace(7, 9, 5), np.logspace(9, 11, 5)))
     noise = np.exp(0.002 * np.random.default_rng(0).normal(size=len(N)))
-    table = {"N": N, "D": D, "loss": get("chinchilla").function(TRUTH, {"N": N, "D": D}) * noise}
+    table = {"N": N, "D": D, "loss": get("chinchilla")(TRUTH, {"N": N, "D": D}) * noise}
     folder = tmp_path_factory.mktemp("fits")
     for law in ("chinchilla", "kaplan"):
         fit(law, table).to_json(folder / f"{law}.json")

@@ -36,6 +36,37 @@ def test_expressions_columns_and_constants(source):
     assert table["run"].tolist() == ["a", "b"] and table["val loss"].tolist() == [3, 2]
 
 
+BIG = {"N": [7 * 10**9, 10**9], "D": [14 * 10**11, 2 * 10**10], "run": [2**63 - 1, 2**63 - 2], "size": [3, 4]}
+
+
+@pytest.fixture(params=["file", "memory"])
+def whole(request, tmp_path):
+    """Two rows of whole numbers, whose products leave 64 bits, in a file and in memory."""
+    if request.param == "memory":
+        return {name: np.array(values) for name, values in BIG.items()}
+    path = tmp_path / "whole.csv"
+    path.write_text("\n".join(",".join(map(str, row)) for row in [BIG, *zip(*BIG.values(), strict=True)]))
+    return path
+
+
+def test_products_of_whole_numbers_do_not_overflow(whole):
+    table = read_table(whole, {"C": "6*N*D"})
+    assert table["C"].tolist() == [6 * 7e9 * 1.4e12, 6 * 1e9 * 2e10]
+    assert table["run"].tolist() == BIG["run"]  # ids of 19 digits stay apart
+    assert read_table(whole, where="6 * size * N * D < 1e22")["N"].tolist() == [1e9]
+
+
+def test_whole_numbers_stay_whole_where_they_fit(whole):
+    table = read_table(whole, {"half": "size // 2", "letter": "substr('abcd', size, 1)"})
+    assert table["half"].tolist() == [1, 2] and table["letter"].tolist() == ["c", "d"]
+
+
+def test_a_query_that_overflows_is_told_what_to_write(whole):
+    with pytest.raises(FlopwiseError, match=r"Overflow.*as N::DOUBLE"):
+        read_table(whole, sql="SELECT 6 * N * D AS C FROM source")
+    assert read_table(whole, sql="SELECT 6 * N::DOUBLE * D AS C FROM source")["C"][0] == 6 * 7e9 * 1.4e12
+
+
 def test_conditions_know_the_new_names(source):
     assert read_table(source, {"N": "N_billion*1e9"}, where="N > 1e10")["N"].tolist() == [13e9]
     assert read_table(source, {"loss": "val loss"}, where="loss > 2")["run"].tolist() == ["a"]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flopwise.cli.shared import Bar
+from flopwise.cli.shared import Bar, read
+from flopwise.cli.tables import Where, heard
 from flopwise.errors import FlopwiseError
 
 if TYPE_CHECKING:
@@ -133,27 +134,23 @@ def score(
         Path, typer.Argument(help="CSV, JSON lines or Parquet: problem, correct[, answer][, score].")
     ],
     k: Annotated[str, typer.Option("--k", help="Sample counts, as 1,2,4,8.")] = "1,2,4,8",
-    mapped: Annotated[
-        str | None, typer.Option("--map", help="Where columns have other names: score=prm_score,problem=id")
+    mapping: Annotated[
+        list[str] | None,
+        typer.Option("--map", help="Where columns have other names: score=prm_score,problem=id"),
     ] = None,
-    where: Annotated[
-        str | None, typer.Option("--where", help="An SQL condition on rows, as seed = 0.")
-    ] = None,
+    where: Where = None,
     as_json: Json = False,
 ) -> None:
     """pass@k, majority@k and best-of-n@k of judged samples, exact over subsets, with intervals."""
     from flopwise.infer.scoring import score as run
-    from flopwise.records.table import read_table
 
     try:
         sizes = [int(part) for part in k.split(",")]
     except ValueError:
         raise FlopwiseError(f"score: --k is {k[:60]!r}, must be whole numbers, as 1,2,4,8") from None
-    pairs = [part.partition("=") for part in mapped.split(",")] if mapped else []
-    if not all(name and column for name, _, column in pairs):
-        raise FlopwiseError(f"score: --map is {mapped!r:.60}, must be NAME=COLUMN, as score=prm_score")
-    names = {name.strip(): column.strip() for name, _, column in pairs}
-    result = run(read_table(samples, names, where), sizes)
+    with heard():
+        table = read(samples, mapping, where)
+    result = run(table, sizes)
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flopwise.cli.shared import number
-from flopwise.cli.tables import Json, Map, Seed, Source, Sql, Where, heard, table_of
+from flopwise.cli.tables import Json, Map, Seed, Source, Sql, Where, console, heard, table_of
 from flopwise.errors import FlopwiseError
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def isoflop(
     best.
     """
     columns, _ = table_of(table, mapping, where, sql, None)
-    budgets = [number(text, "--at") for text in at or []]
+    budgets = [number(text, "--at in FLOPs") for text in at or []]
     if best_over is not None:
         from flopwise.laws.tuning import best_of
 
@@ -114,20 +114,18 @@ def _at(laws: Mapping[str, PowerLaw], C: float) -> dict[str, Any]:
 
 
 def _show(made: Envelope | Isoflop, told: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     from flopwise.laws.isoflop import Isoflop
 
-    console = Console(markup=False)
+    out = console()
     if isinstance(made, Isoflop):
-        console.print(f"{made.method}; {made.grouping}", highlight=False)
-        console.print(_budgets(made))
+        out.print(f"{made.method}; {made.grouping}")
+        out.print(_budgets(made))
         kinds: dict[str, dict[str, PowerLaw]] = made.laws
     else:
-        console.print(
+        out.print(
             f"envelope of {made.runs} training curves, {made.holders} of them somewhere lowest",
-            highlight=False,
         )
         kinds = {"envelope": made.laws}
     lines = Table("power law", "exponent", "95% from", "to", "fit", box=None, pad_edge=False)
@@ -135,17 +133,17 @@ def _show(made: Envelope | Isoflop, told: list[dict[str, Any]]) -> None:
         for law in laws.values():
             ends = law.interval("C")
             lines.add_row(law.formula, f"{law.exponents['C']:.4f}", *(f"{e:.4f}" for e in ends), kind)
-    console.print(lines)
+    out.print(lines)
     for row in told:
         parts = []
         for name in ("N", "D", "loss"):
             low, high = row[name]["interval"]
             parts.append(f"{name} {row[name]['value']:.4g} ({low:.4g} to {high:.4g})")
-        console.print(f"at C = {row['C']:.4g}: {', '.join(parts)}", highlight=False, soft_wrap=True)
+        out.print(f"at C = {row['C']:.4g}: {', '.join(parts)}")
     if isinstance(made, Isoflop) and made.bias:
-        _show_bias(console, made)
+        _show_bias(out, made)
     for warning in made.warnings:
-        console.print(f"mind: {warning}", highlight=False)
+        out.print(f"mind: {warning}")
 
 
 def _budgets(made: Isoflop) -> Any:
@@ -160,14 +158,13 @@ def _budgets(made: Isoflop) -> Any:
     return table
 
 
-def _show_bias(console: Any, made: Isoflop) -> None:
+def _show_bias(out: Any, made: Isoflop) -> None:
     """What the method returns for a law that is known."""
     assert made.bias is not None
     kind = "weighted" if "weighted" in made.bias.found else "plain"
     off = [f"{m - 1:+.1%}" for m in made.bias.minima if m is not None]
-    console.print(
+    out.print(
         f"bias: on noise-free losses of the Chinchilla law fitted to this table the same method finds "
         f"the exponent {made.bias.found[kind]:.4f} where {made.bias.true:.4f} is true, and N* off by "
         f"{', '.join(off)}; exponent less bias {made.bias.corrected[kind]:.4f}",
-        highlight=False,
     )

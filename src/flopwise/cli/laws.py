@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flopwise.cli.shared import Bar, number, pairs
+from flopwise.cli.shared import Bar, commas, number, pairs
 from flopwise.cli.tables import Cluster, Json, Map, Seed, Source, Sql, Where, console, heard, table_of
 from flopwise.errors import FlopwiseError, one_line
 
@@ -89,6 +89,12 @@ def fit(
     """
     from flopwise.laws import fit as fit_law
 
+    if out and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise FlopwiseError(f"fit: --out {out} cannot be written: give a file in a folder that exists")
+    if plot:
+        from flopwise.laws.plotting import save, writable
+
+        writable(plot)  # before a long fit
     columns, cluster = table_of(table, mapping, where, sql, cluster)
     bar = Bar("fit", quiet=as_json)
     reasons: list[str] = []
@@ -104,8 +110,6 @@ def fit(
     if out:
         fitted.to_json(out)
     if plot:
-        from flopwise.laws.plotting import save
-
         save(fitted, plot)
     if as_json:
         typer.echo(json.dumps(content | {"chosen_because": reasons} | _advice(fitted), indent=1))
@@ -193,7 +197,7 @@ def compare(
     from flopwise.laws.law import laws as catalogue
 
     columns, cluster = table_of(table, mapping, where, sql, cluster)
-    names = [n.strip() for n in laws.split(",") if n.strip()] if laws else []
+    names = [n.strip() for n in commas(laws) if n.strip()] if laws else []
     if not names:
         names = _applying(catalogue(), columns)
     if not names:

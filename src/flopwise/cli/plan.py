@@ -8,17 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from flopwise.cli.shared import number
 from flopwise.errors import FlopwiseError
 
 What = Annotated[
     list[str], typer.Argument(metavar="FIT...", help="Fits (JSON), or one folder of runs with a plan in it.")
 ]
-Budget = Annotated[float, typer.Option("--budget", help="FLOPs to spend in all, for example 1e21.")]
+Budget = Annotated[str, typer.Option("--budget", help="FLOPs to spend in all, as 1e21 or 5 PF-days.")]
 Demand = Annotated[
-    float,
-    typer.Option("--demand", help="With fits: tokens to be processed at inference over the model's life."),
+    str,
+    typer.Option("--demand", help="With fits: tokens to be processed at inference over its life, as 2T."),
 ]
-Questions = Annotated[float | None, typer.Option("--questions", help="With runs: questions to be answered.")]
+Questions = Annotated[str | None, typer.Option("--questions", help="With runs: questions to be answered.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -28,7 +29,7 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    what: What, budget: Budget, demand: Demand = 0.0, questions: Questions = None, as_json: Json = False
+    what: What, budget: Budget, demand: Demand = "0", questions: Questions = None, as_json: Json = False
 ) -> None:
     """Where the next FLOP should go.
 
@@ -36,17 +37,20 @@ def plan(
     pays for the demand at inference. From a folder of runs (flopwise demo): which model to make and how to
     ask it, over pretraining, post-training and samples at test time.
     """
+    flops = number(budget, "--budget in FLOPs")
+    tokens = number(demand, "--demand in tokens") if demand != "0" else 0.0
+    asked = number(questions, "--questions") if questions is not None else None
     folders = [w for w in what if Path(w).is_dir()]
     if folders and len(what) > 1:
         raise FlopwiseError(
             f"plan: give fits, or one folder of runs; {folders[0]} is a folder among {len(what)} arguments"
         )
     if folders:
-        _from_runs(Path(folders[0]), budget, questions, as_json)
-    elif questions is not None:
+        _from_runs(Path(folders[0]), flops, asked, as_json)
+    elif asked is not None:
         raise FlopwiseError("plan: --questions goes with a folder of runs; for fits give --demand in tokens")
     else:
-        _from_fits(what, budget, demand, as_json)
+        _from_fits(what, flops, tokens, as_json)
 
 
 def _from_fits(paths: list[str], budget: float, demand: float, as_json: bool) -> None:

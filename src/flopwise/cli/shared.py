@@ -47,7 +47,7 @@ def pairs(texts: Iterable[str], example: str = "N=n_params") -> dict[str, str]:
     """
     out: dict[str, str] = {}
     for text in texts:
-        for part in _split(text):
+        for part in commas(text):
             name, sign, value = (p.strip() for p in part.partition("="))
             if not (sign and name and value):
                 raise FlopwiseError(f"{one_line(part, 60)!r} must be NAME=VALUE, as {example}")
@@ -59,7 +59,7 @@ def pairs(texts: Iterable[str], example: str = "N=n_params") -> dict[str, str]:
     return out
 
 
-def _split(text: str) -> list[str]:
+def commas(text: str) -> list[str]:
     """At the commas outside of brackets and quotes."""
     parts, depth, quote = [""], 0, ""
     for letter in text:

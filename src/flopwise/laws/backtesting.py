@@ -113,6 +113,8 @@ def backtest(
     Raises:
         FlopwiseError: there is no such column, one value only, or too few rows remain.
     """
+    if not isinstance(by, str):
+        raise FlopwiseError(f"backtest: by is {str(by)[:40]}, must be the name of a column")
     if hold_out not in ("largest", "largest_only"):
         raise FlopwiseError(f"backtest: hold_out is {hold_out!r}, must be 'largest' or 'largest_only'")
     columns = as_table(table)
@@ -160,9 +162,11 @@ def _trial(
     at: dict[str, Any] = {v: numbers(columns, v, "backtest")[held] for v in fitted.form.variables}
     p = fitted.predict(**at)
     size = np.maximum(np.abs(truth[held]), 1e-300)
+    near = SAME * size  # data without noise leave intervals without width
     return Trial(
         threshold, int(kept.sum()), held, scale[held] / max(threshold, 1e-300),
-        (p.value - truth[held]) / size, (p.low <= truth[held]) & (truth[held] <= p.high), fitted,
+        (p.value - truth[held]) / size,
+        (p.low - near <= truth[held]) & (truth[held] <= p.high + near), fitted,
     )  # fmt: skip
 
 
@@ -208,5 +212,5 @@ def as_table(table: Any) -> dict[str, Array]:
     """Columns as arrays."""
     from flopwise.records.table import read_table
 
-    read = table if isinstance(table, Mapping) else read_table(table)
+    read = read_table(table)
     return {str(name): np.asarray(values) for name, values in read.items()}

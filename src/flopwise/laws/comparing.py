@@ -82,7 +82,7 @@ def choose(
         FlopwiseError: no candidate can be fitted.
     """
     trials, fits, reasons = [], [], []
-    for name in sorted(candidates, key=lambda c: len(get(c).parameters)):
+    for name in sorted(_listed(candidates), key=lambda c: len(get(c).parameters)):
         try:
             trial = backtest(name, table, "largest_only", by, cluster, seed, target)
             fits.append(fit(name, table, cluster=cluster, seed=seed, target=target, intervals="delta"))
@@ -118,6 +118,7 @@ def compare(
         FlopwiseError: none can be fitted; the message says why the first cannot.
     """
     found, reasons = [], []
+    laws = list({str(law) if isinstance(law, str) else law.name: law for law in _listed(laws)}.values())
     for i, law in enumerate(laws, 1):
         name = law if isinstance(law, str) else law.name
         try:
@@ -136,10 +137,22 @@ def compare(
     return out
 
 
+def _listed(laws: Any) -> Sequence[Any]:
+    """The laws, if they are a list of names and laws."""
+    if (
+        isinstance(laws, str)
+        or not isinstance(laws, Sequence)
+        or not all(isinstance(v, str | Law) for v in laws)
+    ):
+        raise FlopwiseError(f"laws are {str(laws)[:60]}, must be a list of names, formulas or laws")
+    return laws
+
+
 def _stacked(found: list[Backtest]) -> dict[str, float]:
     """Weights that sum to 1 and make the average of relative errors least, over rows that all laws predicted.
 
-    Every threshold counts alike, however many rows it holds out.
+    Every threshold counts by what its best law leaves, however many rows it holds out: one so far below that
+    no law reaches says nothing of which to believe.
     """
     from scipy.optimize import nnls
 
@@ -147,7 +160,8 @@ def _stacked(found: list[Backtest]) -> dict[str, float]:
     rows = []
     for threshold in sorted(shared):
         errors = [next(t.errors for t in b.trials if t.threshold == threshold) for b in found]
-        rows.append(np.stack(errors, axis=1) / np.sqrt(len(errors[0])))
+        least = min(float(np.sqrt(np.mean(np.square(e)))) for e in errors)
+        rows.append(np.stack(errors, axis=1) / np.sqrt(len(errors[0])) / max(least, 1e-9))
     E = np.concatenate(rows)
     E = np.clip(E / max(float(np.abs(E).min(axis=1).max()), 1e-12), -1e6, 1e6)
     # sum w = 1 as a heavy row: min |E w|^2 on the simplex.

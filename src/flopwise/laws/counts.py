@@ -74,19 +74,31 @@ class Counts:
         r-th right sample, the others lie in any order among the n - 1 before it, so the same holds for
         n - 1 and c - 1 as long as k < n. From k = n on, a problem that was solved stays solved.
         """
-        from scipy.special import gammaln
-
-        n, c = (self.n - self.stopped).astype(float), (self.c - self.stopped).astype(float)
-        wrong = np.maximum(n - c, 0.0)
-        inside = k <= wrong
-        at = np.where(inside, k, 0.0)
-        missed = gammaln(wrong + 1) - gammaln(wrong - at + 1) - gammaln(n + 1) + gammaln(n - at + 1)
-        value = np.where(inside, np.where(c > 0, -np.expm1(missed), 0.0), 1.0)
+        value = _solved(self.n - self.stopped, self.c - self.stopped, k)
         return np.where((k > self.n) & (self.c == 0), np.nan, value)
 
     def solved_by(self, k: float) -> Array:
         """`pass_at`, but where too few samples were drawn in vain, what those measured: 0."""
         return np.nan_to_num(self.pass_at(k), nan=0.0)
+
+    def variance(self, k: float) -> Array:
+        """Sampling variance [P] of `pass_at` for k up to n, were the same problems to be sampled anew.
+
+        By the jackknife over a problem's samples (Efron and Stein 1981: never too low on average). A problem
+        at a count where leaving out a sample changes nothing shows no variance although it has some, which
+        others make up for on average; where the problem was solved, the delta method at (c + 1/2) / (n + 1)
+        is taken if that is more, so that few problems do not add up to none. The mean over problems has the
+        mean variance divided by P.
+        """
+        n, c = (self.n - self.stopped).astype(float), (self.c - self.stopped).astype(float)
+        varied = (c > 0) & (c < n)
+        rest, right = np.where(varied, n - 1, 1.0), np.where(varied, c, 1.0)
+        at = np.minimum(k, rest)
+        change = _solved(rest, right, at) - _solved(rest, right - 1, at)
+        jackknife = np.where(varied, rest * right * (n - right) * (change / np.maximum(n, 1.0)) ** 2, 0.0)
+        p = (self.c + 0.5) / (self.n + 1)
+        delta = (k * (1 - p) ** (k - 1)) ** 2 * p * (1 - p) / self.n
+        return np.where(self.c > 0, np.maximum(jackknife, delta), 0.0)
 
     def rates(self) -> Array:
         """Unbiased pass@1 [P]: c / n; (c - 1) / (n - 1) where sampling stopped at the c-th right one.
@@ -141,6 +153,17 @@ class Counts:
                 f"counts: {m} samples asked of each problem; some have fewer, or were stopped"
             )
         return Counts.of(m, rng.hypergeometric(self.c, self.n - self.c, m))
+
+
+def _solved(n: Array, c: Array, k: Any) -> Array:
+    """1 - C(n - c, k) / C(n, k) [P]; 1 where k exceeds the n - c wrong ones."""
+    from scipy.special import gammaln
+
+    wrong = np.maximum(n - c, 0).astype(float)
+    inside = k <= wrong
+    at = np.where(inside, k, 0.0)
+    missed = gammaln(wrong + 1) - gammaln(wrong - at + 1) - gammaln(n + 1) + gammaln(n - at + 1)
+    return np.where(inside, np.where(c > 0, -np.expm1(missed), 0.0), 1.0)
 
 
 def _hypergeometric(n: Array, c: Array, m: int, x: Array) -> Array:

@@ -183,12 +183,10 @@ class _Ahead:
         self.done, self.done_drawn = solved.mean(axis=0), weight @ solved / P
         self.measured = np.array([(self.open_n >= k).all() for k in ks])
         if over == "same":
-            # What k of n samples say of the same problems' pass@k, by the delta method.
-            p = (counts.c + 0.5) / (counts.n + 1)
+            # Other samples of the same problems would have measured something else.
             for i, k in enumerate(ks):
-                seen = k < counts.n
-                spread = k * (1 - p) ** (k - 1) * np.sqrt(p * (1 - p) / counts.n) * seen
-                self.done_drawn[:, i] += rng.standard_normal(draws) * np.sqrt((spread**2).sum()) / P
+                variance = float(counts.variance(k)[k <= counts.n].sum())
+                self.done_drawn[:, i] += rng.standard_normal(draws) * np.sqrt(variance) / P
 
     def _solved_later(self, fit: Fitted, z: Array, drift: Array) -> Array:
         """Chance [B, groups, K] that a problem unsolved after n samples is solved by k."""

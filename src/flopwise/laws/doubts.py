@@ -45,6 +45,8 @@ def enough(law: Law, x: Mapping[str, Array], y: Array) -> None:
             f"fit: {law.name} has {k} parameters and needs at least {k + 1} points, there are {len(y)}; add "
             f"{missing_runs(x, k + 1 - len(y))}, hold parameters with --fix, or fit a law with fewer"
         )
+    if not law.from_counts and np.ptp(y) == 0:
+        raise FlopwiseError(f"fit: {law.target} is {y[0]:g} in every row; there is nothing to fit")
     for name, values in x.items():
         if np.ptp(values) == 0 and name not in law.counts:
             raise FlopwiseError(

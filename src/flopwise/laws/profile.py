@@ -23,7 +23,7 @@ from flopwise.laws.search import descend
 
 STEPS = np.array([0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.2])
 """Where a profile is taken, in standard errors to either side."""
-FURTHER, NARROWER = 6, 14
+FURTHER, NARROWER = 6, 8
 """Times that an end which is not reached is looked for twice as far, and that a steep rise is halved."""
 RISE, FLAT = 0.7, 0.01
 """Of z: between neighbours above which a place between is looked up, and below which a profile has ended."""
@@ -52,6 +52,10 @@ class Profile:
     def open_ends(self, t: float) -> tuple[bool, bool]:
         """Whether no end was found below, above."""
         return bool(self.z.min() > -t), bool(self.z.max() < t)
+
+
+FINE = 0.15
+"""Standard errors between neighbours at which a jump of the objective is left as it is."""
 
 
 def profile(
@@ -105,7 +109,14 @@ def profile(
             (i, side, away)
             for i, side in near
             for away in _wanted(
-                found[i], float(theta[i]), side, t, (lower[i], upper[i]), attempt, patient=bool(gone[i])
+                found[i],
+                float(theta[i]),
+                side,
+                t,
+                (lower[i], upper[i]),
+                attempt,
+                FINE * width[i],
+                bool(gone[i]),
             )
         ]
         if not pending:
@@ -113,28 +124,27 @@ def profile(
     out = []
     for i in which:
         values = np.array(sorted(found[i]))
-        out.append(
-            Profile(values, np.array([found[i][v] for v in values]), (float(lower[i]), float(upper[i])))
-        )
+        rise = np.array([found[i][v] for v in values])
+        out.append(Profile(values, rise, (float(lower[i]), float(upper[i]))))
     return out
 
 
 def _wanted(
-    found: Mapping[float, float],
-    middle: float,
-    side: int,
-    t: float,
-    limits: tuple[float, float],
-    attempt: int,
-    patient: bool,
-) -> list[float]:
+    found: Mapping[float, float], middle: float, side: int, t: float, limits: tuple[float, float],
+    attempt: int, fine: float, patient: bool,
+) -> list[float]:  # fmt: skip
     """How far away from the fit the profile must still be taken on one side.
 
-    Farther, while the end has not been passed and the profile still rises; and between two places where it
-    rises by much. `patient`: the term has vanished, so that a flat stretch is to be expected before a rise.
+    Farther, while the end has not been passed and the profile still rises; and between two places that are
+    more than `fine` apart and between which it rises by much. `patient`: the term has vanished, so that a
+    flat stretch is to be expected before a rise.
     """
     there = sorted((side * (v - middle), side * z) for v, z in found.items() if side * (v - middle) >= 0)
-    out = [(a + b) / 2 for (a, low), (b, high) in pairwise(there) if low < t and high - low > RISE]
+    out = [
+        (a + b) / 2
+        for (a, low), (b, high) in pairwise(there)
+        if low < t and high - low > RISE and b - a > fine
+    ]
     far, top = there[-1]
     passed = max(z for _, z in there) >= t
     end = abs((limits[0] if side < 0 else limits[1]) - middle)

@@ -90,6 +90,8 @@ class Fit:
     curvature: np.ndarray | None = field(default=None, repr=False)
     problem: Objective | None = field(default=None, repr=False, compare=False)
     """The data and loss; not kept in a file."""
+    _depth: float = field(default=0.0, repr=False, compare=False)
+    """Level that the profiles reach."""
     profiles: dict[str, Profile] = field(default_factory=dict, repr=False, compare=False)
     """By parameter, those that were asked for."""
 
@@ -138,7 +140,7 @@ class Fit:
             if self.samples is None:
                 raise FlopwiseError(f"interval: there are no {method} samples; fit with intervals={method!r}")
             low, high = np.quantile(self.samples[:, i], [0.5 - level / 2, 0.5 + level / 2])
-        elif method == "profile" and self.profile(name) is not None:
+        elif method == "profile" and self.profile(name, level) is not None:
             low, high = self.profiles[name].interval(t)
         else:
             half = t * float(np.sqrt(self.covariance[i, i]))
@@ -150,25 +152,29 @@ class Fit:
         return float(np.clip(low, a, b)), float(np.clip(high, a, b))
 
     @np.errstate(all="ignore")
-    def profile(self, name: str) -> Profile | None:
+    def profile(self, name: str, level: float = 0.95) -> Profile | None:
         """The profile likelihood of a parameter, made on first use; None for a fit read from a file without.
 
-        All parameters are profiled together; a parameter that no value is too far for is warned of.
+        All parameters are profiled together, as far as an interval of `level` needs; a parameter that no
+        value is too far for is warned of.
         """
-        if name in self.profiles or self.problem is None or self.curvature is None:
+        deep_enough = name in self.profiles and level <= max(self._depth, 0.95)
+        if deep_enough or self.problem is None or self.curvature is None:
             return self.profiles.get(name)
         if self.problem.scale != "nll" and self.scatter < _EXACT * np.sqrt(self.problem.unit):
             return None  # the fit is exact: what would rise is rounding
         from flopwise.laws.starts import bounds
 
-        t, low, high = self.t(0.99), *bounds(self.problem)
+        self._depth = max(level, 0.95)
+        t, low, high = self.t(self._depth), *bounds(self.problem)
         names, factor = self.form.names, 2 if self.loss in ("log_squared", "squared") else 1
         found = profile(
             self.problem, self.theta, self.objective / factor, self.covariance, self.curvature, low, high,
             list(range(len(names))), t,
         )  # fmt: skip
         self.profiles.update(zip(names, found, strict=True))
-        doubts.after_profiles(self)
+        if self._depth == 0.95:
+            doubts.after_profiles(self)
         return self.profiles[name]
 
     @np.errstate(all="ignore")

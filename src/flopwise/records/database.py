@@ -24,6 +24,7 @@ _NATIVE = re.compile(
     r"(BOOLEAN|U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|FLOAT|DOUBLE|DECIMAL.*|VARCHAR|BLOB|UUID"
     r"|STRUCT.*|MAP.*|.*\[\d*\]|\"NULL\")"
 )
+_WHOLE = re.compile(r"U?(TINY|SMALL|BIG|HUGE)?INT(EGER)?|DECIMAL.*")
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,44 @@ def answer(
 ) -> Table:
     """Columns of a relation (`spelled`: the file's names where the database gave others); closes `db`.
 
-    Files, network and Python's variables are out of reach before anything in `question` is read.
+    Files, network and Python's variables are out of reach before anything in `question` is read. Whole
+    numbers are computed with as such, so that functions which need them work; where that leaves 64 bits, as
+    6 * N * D does, they are computed with in double precision.
+
+    Raises:
+        FlopwiseError: no such column, or SQL that the database refuses.
     """
     import duckdb
 
-    stage, text = f"sql {question.sql!r}" if question.sql else question.who, ""
-    relation, spelled = source, spelled or {}
     try:
         for setting in ("enable_external_access = false", "python_enable_replacements = false"):
             db.execute(f"SET {setting}")
         db.execute("SET lock_configuration = true")
+        try:
+            table = _computed(db, source, question, spelled or {}, hidden)
+        except duckdb.OutOfRangeException:
+            table = _computed(db, source, question, spelled or {}, hidden, double=True)
+    finally:
+        db.close()
+    _warn_of_case(question, {} if question.sql else spelled or {})
+    return table
+
+
+def _computed(
+    db: Any, source: Any, question: Question, spelled: Mapping[str, str], hidden: str, double: bool = False
+) -> Table:
+    """`answer`, by whole numbers, whose overflow is raised as the database's own error, or by doubles."""
+    import duckdb
+
+    stage, text = f"sql {question.sql!r}" if question.sql else question.who, ""
+    relation = source
+    try:
         if question.sql:
             # In brackets it can only be one query, not several statements.
             query = question.sql.strip().rstrip(";")
             relation, spelled = db.sql(f"SELECT * FROM (\n{query}\n) AS answer"), {}
+        if double:
+            relation = _in_double(relation, question)
         names = {spelled.get(c, c): c for c in relation.columns}
         taken, moved, keep = set(map(str.casefold, relation.columns)), {}, list(relation.columns)
         for name, text in question.rename.items():
@@ -85,20 +110,35 @@ def answer(
         if question.where:
             stage = f"where {question.where!r}"
             relation = relation.filter(question.where)
-        _warn_of_case(question, spelled)
         found = arrays(relation, keep)
     except (duckdb.Error, UnicodeError, RuntimeError) as e:
+        if isinstance(e, duckdb.OutOfRangeException) and not double:
+            raise
         close = difflib.get_close_matches(text, names, n=1) if stage.startswith("map") else []
-        if close:
+        if isinstance(e, duckdb.OutOfRangeException):
+            hint = "; whole numbers beyond 9.2e18 need double precision, as N::DOUBLE"
+        elif close:
             hint = f"; did you mean {close[0]!r}?"
         else:
             known = [] if relation is None else [c for c in relation.columns if c != hidden]
             hint = f"; columns are {', '.join(known)[:200]}" if known else ""
         raise FlopwiseError(one_line(f"{stage}: {reason(e)}{hint}", 600)) from e
-    finally:
-        db.close()
     table = {spelled.get(c, c): found[c] for c in keep if c in names.values()}
     return table | {name: found[column] for name, column in moved.items()}
+
+
+def _in_double(relation: Any, question: Question) -> Any:
+    """The relation with the whole numbers that expressions or the condition name in double precision.
+
+    Others stay: an id of 19 digits would no longer be told from its neighbours.
+    """
+    asked = " ".join([question.where or "", *question.rename.values()])
+    changed = [
+        f"{quoted(name)}::DOUBLE AS {quoted(name)}"
+        for name, kind in zip(relation.columns, map(str, relation.types), strict=True)
+        if _WHOLE.fullmatch(kind) and re.search(rf"(?<!\w){re.escape(name)}(?!\w)", asked, re.IGNORECASE)
+    ]
+    return relation.project(f"* REPLACE ({', '.join(changed)})") if changed else relation
 
 
 def _warn_of_case(question: Question, spelled: Mapping[str, str]) -> None:
