@@ -63,7 +63,7 @@ def test_score_for_people(samples):
     [
         (["--k", "one"], "--k is 'one'"),
         (["--k", "0"], "at least 1"),
-        (["--map", "score"], "must be NAME=COLUMN"),
+        (["--map", "score"], "must be NAME=VALUE"),
         (["--map", "problem=idd"], "no column 'idd'"),
         ([], "no column 'problem'"),
         ([*MAP, "--where", "id >"], "where"),

@@ -39,6 +39,7 @@ def test_fits_give_a_split_that_spends_the_budget(fits: list[str]) -> None:
     best = made["best"]
     assert best["law"] == "chinchilla" and [s["law"] for s in made["others"]] == ["kaplan"]
     assert best["train_flops"] + best["inference_flops"] == pytest.approx(1e21, rel=1e-6)
+    assert json.loads(call(*fits, "--budget", "1000 EFLOP", "--demand", "1T tokens", "--json")) == made
     text = call(*fits, "--budget", "1e21")
     assert "tokens a parameter" in text and "If kaplan is right instead" in text
 
@@ -56,6 +57,7 @@ def test_runs_give_a_plan_for_other_budgets(tiny_run: Path) -> None:
     [
         (("nosuch.json", "--budget", "1e20"), "does not exist"),
         (("{fit}", "--budget", "-1"), "above 0"),
+        (("{fit}", "--budget", "1e20", "--demand", "1e12 FLOP"), "a number of tokens"),
         (("{fit}", "--budget", "1e20", "--questions", "5"), "goes with a folder of runs"),
         (("{runs}", "{fit}", "--budget", "1e20"), "one folder of runs"),
         (("{runs}", "--budget", "1"), "afford no known system"),

@@ -117,3 +117,21 @@ def test_bad_verdicts_thinnings_and_ks_are_refused():
     for bad in (0, 1.5, np.inf, np.nan, 1e12, []):
         with pytest.raises(FlopwiseError, match="whole numbers from 1"):
             check_ks(bad)
+
+
+@pytest.mark.parametrize("k", [1, 10, 25, 49, 50])
+def test_variance_is_that_of_other_samples_of_the_same_problems(k):
+    rng = np.random.default_rng(0)
+    p = np.where(rng.random(200) < 0.4, 0.0, rng.beta(0.4, 4, 200))
+    drawn = [Counts.of(50, rng.binomial(50, p)) for _ in range(400)]
+    real = np.var([c.solved_by(k).sum() for c in drawn])
+    told = np.mean([c.variance(k).sum() for c in drawn])
+    assert 0.9 * real < told < 1.7 * real  # the jackknife may say too much, at large k
+
+
+def test_variance_is_never_none_where_samples_could_have_failed():
+    assert Counts.of([20, 20], [2, 3]).variance(20).min() > 0
+    assert Counts.of(20, [0, 20]).variance(20) == pytest.approx([0, 0], abs=1e-20)
+    assert Counts.of(20, [3]).variance(500) == pytest.approx(Counts.of(20, [3]).variance(20))
+    once = Counts.of([1, 9], [1, 1], [True, True])  # sampled until solved
+    assert np.isfinite(once.variance(4)).all()

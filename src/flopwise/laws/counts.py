@@ -81,15 +81,15 @@ class Counts:
         """`pass_at`, but where too few samples were drawn in vain, what those measured: 0."""
         return np.nan_to_num(self.pass_at(k), nan=0.0)
 
-    def variance(self, k: float) -> Array:
-        """Sampling variance [P] of `pass_at` for k up to n, were the same problems to be sampled anew.
+    def variance(self, k: Any) -> Array:
+        """Variance [P] of `pass_at` over samples drawn anew of the same problems; for k above n, that at n.
 
-        By the jackknife over a problem's samples (Efron and Stein 1981: never too low on average). A problem
-        at a count where leaving out a sample changes nothing shows no variance although it has some, which
-        others make up for on average; where the problem was solved, the delta method at (c + 1/2) / (n + 1)
-        is taken if that is more, so that few problems do not add up to none. The mean over problems has the
-        mean variance divided by P.
+        By the jackknife over a problem's samples, which is not too low on average (Efron and Stein 1981). At
+        k = n it is about 1 for a problem solved once and 0 for others: right for a sum over many problems. So
+        that few do not add up to 0, solved ones have what the delta method gives at p = (c + 1/2) / (n + 1)
+        where that is larger.
         """
+        k = np.minimum(k, self.n)
         n, c = (self.n - self.stopped).astype(float), (self.c - self.stopped).astype(float)
         varied = (c > 0) & (c < n)
         rest, right = np.where(varied, n - 1, 1.0), np.where(varied, c, 1.0)

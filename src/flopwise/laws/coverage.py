@@ -9,9 +9,10 @@ forms differ by .1 or more. So the choice is by rule:
 2. Its forecast is brought within the middle half of what the other forms, weighted by their held-out score,
    expect.
 
-The interval holds draws of all forms that held-out k does not reject, half of them from the chosen one. In
-them are the doubt about parameters (problems resampled), about the form, about which unsolved problems fall,
-and the form's own error at held-out k, extrapolated in proportion to log k.
+The interval is for pass@k as fresh samples would give it on average. It holds draws of all forms that
+held-out k does not reject, half of them from the chosen one. In them are the luck of the samples drawn, the
+doubt about parameters (problems resampled), about the form, about which unsolved problems fall, and the
+form's own error at held-out k, extrapolated in proportion to log k.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.laws.counts import Array, Counts, check_ks
 from flopwise.laws.coverage_fit import Fitted, fit_form
 from flopwise.laws.coverage_forms import FORMS
+from flopwise.laws.quantiles import stdtrit
 
 TRIAL = 4
 """Forms are tried by forecasting pass@n from the first n / 4 samples."""
@@ -182,11 +184,9 @@ class _Ahead:
         self.open_drawn = weight @ each
         self.done, self.done_drawn = solved.mean(axis=0), weight @ solved / P
         self.measured = np.array([(self.open_n >= k).all() for k in ks])
-        if over == "same":
-            # Other samples of the same problems would have measured something else.
-            for i, k in enumerate(ks):
-                variance = float(counts.variance(k)[k <= counts.n].sum())
-                self.done_drawn[:, i] += rng.standard_normal(draws) * np.sqrt(variance) / P
+        # Other samples of the same problems would have solved others; resampled problems differ by that too.
+        variance = [counts.variance(k).sum() if over == "same" else 0.0 for k in ks]
+        self.resolved = rng.standard_normal((draws, 1)) * np.sqrt(variance) / P
 
     def _solved_later(self, fit: Fitted, z: Array, drift: Array) -> Array:
         """Chance [B, groups, K] that a problem unsolved after n samples is solved by k."""
@@ -217,14 +217,15 @@ class _Ahead:
         B = len(self.resampled)
         z = fit.redrawn((self.resampled - 1) @ member, self.rng)
         if not len(self.open_n):
-            return np.clip(self.done_drawn, 0.0, 1.0)
+            return np.clip(self.done_drawn + self.resolved, 0.0, 1.0)
         later = self._solved_later(fit, z, drift * self.rng.standard_normal(B))
         count = np.einsum("bg,bgk->bk", self.open_drawn, later)
         luck = np.einsum("bg,bgk->bk", self.open_drawn, later * (1 - later))
+        unsolved = self.open_drawn.sum(axis=1)[:, None]
+        # A problem that other samples would have left unsolved may have been solved later all the same.
+        done = self.done_drawn + self.resolved * (1 - count / np.maximum(unsolved, 1.0))
         count = count + self.rng.standard_normal((B, 1)) * np.sqrt(np.maximum(luck, 0.0))
-        return np.clip(
-            self.done_drawn + np.clip(count, 0.0, self.open_drawn.sum(axis=1)[:, None]) / self.P, 0.0, 1.0
-        )
+        return np.clip(done + np.clip(count, 0.0, unsolved) / self.P, 0.0, 1.0)
 
 
 def held_out(counts: Counts) -> dict[str, Trial]:
@@ -260,11 +261,9 @@ def choose(trials: dict[str, Trial]) -> tuple[str, dict[str, float]]:
     Held-out scores are compared in pairs of problems. Only problems that were solved in the held-out samples
     tell forms apart, so there are as many degrees of freedom as those, less one.
     """
-    from scipy.stats import t
-
     best = max(trials, key=lambda name: float(trials[name].score.sum()))
     solved = trials[best].solved
-    limit = float(t.ppf(1 - REJECTED / (len(trials) - 1), solved - 1)) if solved > 1 else np.inf
+    limit = stdtrit(solved - 1, 1 - REJECTED / (len(trials) - 1)) if solved > 1 else np.inf
 
     def behind(name: str) -> float:
         """Standard errors by which the best form won."""
@@ -283,7 +282,7 @@ def choose(trials: dict[str, Trial]) -> tuple[str, dict[str, float]]:
 
 def _scores(trials: dict[str, Trial]) -> dict[str, float]:
     """Held-out log-score of all problems, less the best form's."""
-    total = {name: float(t.score.sum()) for name, t in trials.items()}
+    total = {name: float(trial.score.sum()) for name, trial in trials.items()}
     return {name: value - max(total.values()) for name, value in total.items()}
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from flopwise.errors import FlopwiseError
 from flopwise.laws.law import Array
+from flopwise.laws.quantiles import stdtrit
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ class PowerLaw:
         return np.array([np.log(self.coefficient) + slopes @ [*self.centre.values()], *slopes])
 
     def _t(self, level: float) -> float:
-        from scipy.special import stdtrit
-
-        return float(stdtrit(self.dof, _ends(level)[1]))
+        return stdtrit(self.dof, _ends(level)[1])
 
 
 def power_law(
