@@ -83,7 +83,7 @@ def test_the_envelope_of_training_curves(invoke, tmp_path):
     ("args", "match"),
     [
         (("--method", "spline"), "there are parabola, akima, envelope"),
-        (("--at", "much"), "--at in FLOPs is 'much'"), (("--at", "5E tokens"), "--at in FLOPs is '5E tokens'"),
+        (("--at", "much"), "--at in FLOPs is 'much'"), (("--at", "5T tokens"), "must be a number of FLOP"),
         (("--method", "envelope"), "no column 'run'"), (("--best-over", "rate"), "no column 'rate'"),
         (("--where", "C < 5e19", "--at", "1e24", "--repeats", "min"), "--at needs power laws"),
         (("--window", "0.5"), "window is 0.5"),

@@ -112,11 +112,11 @@ def test_repetition_law_by_hand():
     assert at(law, p, N=size, D=10 * U, U=U) == pytest.approx(
         1.9 + 500 / effective**0.34 + 1500 / data**0.37, rel=1e-12
     )
-    # A small model and one pass: nothing but Chinchilla.
+    # A small model and one pass, or a part of one: nothing but Chinchilla.
     chinchilla = {k: p[k] for k in ("E", "A", "B", "alpha", "beta")}
-    assert at(law, p, N=best / 9, D=U, U=U) == pytest.approx(
-        at(get("chinchilla"), chinchilla, N=best / 9, D=U)
-    )
+    for D in (U, U / 3):
+        expected = at(get("chinchilla"), chinchilla, N=best / 9, D=D)
+        assert at(law, p, N=best / 9, D=D, U=U) == pytest.approx(expected)
 
 
 def test_joint_law_of_experts_agrees_with_its_table_per_number_of_experts():

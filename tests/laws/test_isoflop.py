@@ -191,7 +191,7 @@ def test_bad_options_are_told_in_one_line(change, match):
         ({"N": None}, "no column 'N'"), ({"loss": [2.0, -1.0, 2.0, 2.1]}, "'loss' holds -1 in row 2"),
         ({"D": None, "C": None}, "no column 'D'"),
         ({"loss": [2.3, 2.2, 2.1, 2.05]}, "none of 1 budgets .* above the largest size"),
-        ({"loss": [2.3, 2.2, 2.1]}, "differ in length"),
+        ({"loss": [2.3, 2.2, 2.1]}, "must be of one length"),
         ({"N": [1e8, 2e8, 4e8, 8e298]}, "'N' holds 8e\\+298 in row 4, must be from 1e-100"),
         ({"N": [], "C": [], "D": [], "loss": []}, "no rows"),
         ({"loss": [2.1] * 4}, "is flat"),

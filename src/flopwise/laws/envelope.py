@@ -8,7 +8,6 @@ intervals come from a bootstrap over whole runs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,8 +172,7 @@ def _curves(table: Any, run: str, points: int, smooth: float, log_c: Array | Non
     """Every run on one grid of log C."""
     from flopwise.records.table import read_table, require
 
-    if not isinstance(table, Mapping):
-        table = read_table(table)
+    table = read_table(table)
     columns = positive(table, ("N", "D", "loss"), "envelope")
     require(table, run, "envelope: to tell runs apart")
     names, of = np.unique(np.asarray(table[run]).astype(str), return_inverse=True)

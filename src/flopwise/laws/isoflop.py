@@ -233,8 +233,7 @@ def _columns(table: Any) -> tuple[Array, Array, Array, Array, str]:
     """N, D, C and loss [n], and how C came about."""
     from flopwise.records.table import read_table
 
-    if not isinstance(table, Mapping):
-        table = read_table(table)
+    table = read_table(table)
     given = [n for n in ("D", "C") if n in table or (n == "D" and "C" not in table)]
     columns = positive(table, ("N", "loss", *given), "isoflop")
     N = columns["N"]

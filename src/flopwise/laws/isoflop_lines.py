@@ -138,11 +138,10 @@ def resampled(line: PowerLaw, others: Sequence[PowerLaw]) -> PowerLaw:
 
 
 def positive(table: Mapping[str, Any], names: Sequence[str], who: str) -> dict[str, Array]:
-    """Columns of one length whose logarithms and products are numbers.
+    """Columns of a table, by name, whose logarithms and products are numbers.
 
     Raises:
-        FlopwiseError: a column is missing, has no rows or another length, or holds a value outside 1e-100 to
-            1e100.
+        FlopwiseError: a column is missing, or holds a value outside 1e-100 to 1e100.
     """
     from flopwise.records.table import numbers
 
@@ -154,11 +153,6 @@ def positive(table: Mapping[str, Any], names: Sequence[str], who: str) -> dict[s
             raise FlopwiseError(
                 f"{who}: column {name!r} holds {values[bad][0]:g} in row {int(np.argmax(bad)) + 1}, {limit}"
             )
-    lengths = {name: len(values) for name, values in columns.items()}
-    if len(set(lengths.values())) > 1:
-        raise FlopwiseError(f"{who}: columns differ in length: {lengths}")
-    if not all(lengths.values()):
-        raise FlopwiseError(f"{who}: the table has no rows")
     return columns
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from flopwise.errors import FlopwiseError
 from flopwise.laws.isoflop_lines import PowerLaw, positive, power_law
+from flopwise.laws.isoflop_minimum import lowest
 from flopwise.laws.law import Array
 
 _TERMS = 6
@@ -38,7 +39,9 @@ def best_of(
     Raises:
         FlopwiseError: a column is missing, or `over` or `target` not above 0.
     """
-    table = _mapping(table)
+    from flopwise.records.table import read_table
+
+    table = read_table(table)
     columns = positive(table, (over, target), "best_of")
     over_values, y = columns[over], columns[target]
     members = _groups(table, group, "best_of")
@@ -63,12 +66,10 @@ def _best(setting: Array, y: Array) -> tuple[float, float, str]:
         return float(values[i]), float(mean[i]), "few"
     if i in (0, len(values) - 1):
         return float(values[i]), float(mean[i]), "edge"
-    x = np.log(values[i - 1 : i + 2]) - np.log(values[i])
-    c, b, a = np.polynomial.polynomial.polyfit(x, mean[i - 1 : i + 2], 2)
-    if a <= 0:  # three equal losses
+    made = lowest(np.log(values[i - 1 : i + 2]), mean[i - 1 : i + 2], "parabola")
+    if made.why:  # three equal losses
         return float(values[i]), float(mean[i]), "edge"
-    at = -b / (2 * a)
-    return float(values[i] * np.exp(at)), float(c + b * at / 2), "parabola"
+    return float(np.exp(made.x)), made.y, "parabola"
 
 
 @dataclass(frozen=True)
@@ -117,9 +118,11 @@ def bowls(
     Raises:
         FlopwiseError: a column is missing, a value is not above 0, or `within` is not.
     """
+    from flopwise.records.table import read_table
+
     if not 0 < within < 10:
         raise FlopwiseError(f"bowls: within is {within}, must be above 0, as 0.02 for 2% of the lowest loss")
-    table = _mapping(table)
+    table = read_table(table)
     first, second = settings
     columns = positive(table, (first, second, target), "bowls")
     u, v, y = (np.log(columns[name]) for name in (first, second, target))
@@ -210,12 +213,6 @@ def tuned(
     if left := len(found) - len(usable):
         out.warnings.append(f"{left} of {len(found)} groups have no minimum to use; see their own warnings")
     return out
-
-
-def _mapping(table: Any) -> Mapping[str, Any]:
-    from flopwise.records.table import read_table
-
-    return table if isinstance(table, Mapping) else read_table(table)
 
 
 def _groups(table: Mapping[str, Any], group: Sequence[str], who: str) -> list[Array]:

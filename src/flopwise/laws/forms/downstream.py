@@ -9,6 +9,9 @@ from flopwise.laws.law import Law, Parameter, Published, register
 ANY = (-np.inf, np.inf)
 SCORE = {"score": "share right, as the benchmark reports it"}
 BOTTOM = Parameter("g", (0.01, 0.5), bounds=(1e-9, 1.0))
+ENDS = (
+    Parameter("low", (0.05, 0.6), bounds=(1e-9, 1.0)), Parameter("top", (0.4, 1.0), bounds=(1e-9, 1.0)),
+)  # fmt: skip
 
 ERROR_EXPONENTIAL = register(
     Law(
@@ -36,9 +39,7 @@ TASK_SIGMOID = register(
         name="task_sigmoid", regime="pretraining",
         formula="accuracy = low + (top - low) / (1 + exp(k * (loss - L0)))",
         parameters=(
-            Parameter("low", (0.05, 0.6), bounds=(1e-9, 1.0)),
-            Parameter("top", (0.4, 1.0), bounds=(1e-9, 1.0)),
-            Parameter("k", (0.5, 20.0)), Parameter("L0", (0.2, 5.0), unit="loss"),
+            *ENDS, Parameter("k", (0.5, 20.0)), Parameter("L0", (0.2, 5.0), unit="loss"),
         ),
         variables=("loss",), scale="plain", span=(0.0, 1.0),
         units={"loss": "loss of the task's right answers: bits per byte, or normalised nats"},
@@ -53,9 +54,7 @@ TASK_ONE_STEP = register(
         name="task_one_step", regime="pretraining",
         formula="accuracy = low + (top - low) * sigmoid(t - (N0 / N)^alpha - (D0 / D)^beta)",
         parameters=(
-            Parameter("low", (0.05, 0.6), bounds=(1e-9, 1.0)),
-            Parameter("top", (0.4, 1.0), bounds=(1e-9, 1.0)),
-            Parameter("t", (-2.0, 6.0), log=False, bounds=(-50.0, 50.0)),
+            *ENDS, Parameter("t", (-2.0, 6.0), log=False, bounds=(-50.0, 50.0)),
             Parameter("N0", (0.1, 100.0), unit="N"), Parameter("D0", (0.1, 100.0), unit="D"),
             Parameter("alpha", (0.05, 1.2)), Parameter("beta", (0.05, 1.2)),
         ),
@@ -71,9 +70,7 @@ TASK_COMPUTE = register(
         name="task_compute", regime="pretraining",
         formula="accuracy = low + (top - low) / (1 + (C0 / C)^b)",
         parameters=(
-            Parameter("low", (0.05, 0.6), bounds=(1e-9, 1.0)),
-            Parameter("top", (0.4, 1.0), bounds=(1e-9, 1.0)),
-            Parameter("C0", (1e-3, 1e3), unit="C"), Parameter("b", (0.05, 2.0)),
+            *ENDS, Parameter("C0", (1e-3, 1e3), unit="C"), Parameter("b", (0.05, 2.0)),
         ),
         scale="plain", span=(0.0, 1.0),
         source="Llama 3 2024, arXiv 2407.21783: the task's nats are linear in log C, accuracy is a sigmoid "

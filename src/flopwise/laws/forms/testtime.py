@@ -7,6 +7,18 @@ import numpy as np
 from flopwise.laws.law import Law, Parameter, register
 
 SHARE = (1e-9, 1.0)
+T2_ROW = (
+    "L = (N0 / N)^alpha + (D0 / D)^beta and m = sigmoid(t1 - L) and v = exp(t3 - t4 * L) "
+    "and a = max(m * v, 1e-12) and b = max((1 - m) * v, 1e-12)"
+)
+"""A model's beta distribution over problems, by its size and tokens."""
+T2_PARAMETERS = (
+    Parameter("t1", (-6.0, 4.0), log=False, bounds=(-60.0, 60.0)),
+    Parameter("t3", (-3.0, 6.0), log=False, bounds=(-60.0, 60.0)),
+    Parameter("t4", (-1.0, 1.0), log=False, bounds=(-30.0, 30.0)),
+    Parameter("N0", (0.1, 1e3), unit="N"), Parameter("D0", (0.1, 1e3), unit="D"),
+    Parameter("alpha", (0.05, 1.0)), Parameter("beta", (0.05, 1.0)),
+)  # fmt: skip
 NEVER = {"nlp": "mean over problems of -log pass@k, nats"}
 
 COVERAGE_POWER = register(
@@ -53,16 +65,8 @@ T2_LOSS = register(
 T2_ACCURACY = register(
     Law(
         name="train_to_test_accuracy", regime="test-time",
-        formula="coverage = 1 - exp(betaln(a, b + k) - betaln(a, b)) where "
-        "L = (N0 / N)^alpha + (D0 / D)^beta and m = sigmoid(t1 - L) and v = exp(t3 - t4 * L) "
-        "and a = max(m * v, 1e-12) and b = max((1 - m) * v, 1e-12)",
-        parameters=(
-            Parameter("t1", (-6.0, 4.0), log=False, bounds=(-60.0, 60.0)),
-            Parameter("t3", (-3.0, 6.0), log=False, bounds=(-60.0, 60.0)),
-            Parameter("t4", (-1.0, 1.0), log=False, bounds=(-30.0, 30.0)),
-            Parameter("N0", (0.1, 1e3), unit="N"), Parameter("D0", (0.1, 1e3), unit="D"),
-            Parameter("alpha", (0.05, 1.0)), Parameter("beta", (0.05, 1.0)),
-        ),
+        formula=f"coverage = 1 - exp(betaln(a, b + k) - betaln(a, b)) where {T2_ROW}",
+        parameters=T2_PARAMETERS,
         source="Roberts et al. 2026 (Train-to-Test), arXiv 2604.01411, accuracy form with Chinchilla's L(N, "
         "D) inside; L here is in units of the logit and without its floor, which accuracies cannot tell",
         status="summary", scale="plain", span=(0.0, 1.0),

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from flopwise.laws.coverage_forms import Kumaraswamy, Quadrature, ScaledBeta, nodes
+from flopwise.laws.counts import Counts
+from flopwise.laws.coverage_forms import Kumaraswamy, Quadrature, ScaledBeta
+from flopwise.laws.forms.testtime import T2_PARAMETERS, T2_ROW
 from flopwise.laws.law import Array, Columns, Law, Parameter, register
 
 COUNTS = {"n": "samples drawn of the problem", "c": "samples right"}
@@ -20,10 +22,6 @@ WAYS = "log(n + 1) + betaln(c + 1, n - c + 1)"
 BETA_BINOMIAL_ROW = f"betaln(a, b) - betaln(a + c, b + n - c) + {WAYS}"
 """Minus the logarithm of the beta-binomial chance of c right among n."""
 BETA = (Parameter("a", (0.05, 5.0)), Parameter("b", (0.05, 100.0)))
-T2_ROW = (
-    "L = (N0 / N)^alpha + (D0 / D)^beta and m = sigmoid(t1 - L) and v = exp(t3 - t4 * L) "
-    "and a = max(m * v, 1e-12) and b = max((1 - m) * v, 1e-12)"
-)
 TAIL = "n and c of 30 problems or more; the exponent a of the tail needs problems seldom solved"
 
 BINOMIAL = register(
@@ -65,13 +63,7 @@ T2_COUNTS = register(
         name="train_to_test_counts", regime="test-time",
         formula=f"coverage = 1 - exp(betaln(a, b + k) - betaln(a, b)) where {T2_ROW}",
         likelihood=f"nll = {BETA_BINOMIAL_ROW} where {T2_ROW}",
-        parameters=(
-            Parameter("t1", (-6.0, 4.0), log=False, bounds=(-60.0, 60.0)),
-            Parameter("t3", (-3.0, 6.0), log=False, bounds=(-60.0, 60.0)),
-            Parameter("t4", (-1.0, 1.0), log=False, bounds=(-30.0, 30.0)),
-            Parameter("N0", (0.1, 1e3), unit="N"), Parameter("D0", (0.1, 1e3), unit="D"),
-            Parameter("alpha", (0.05, 1.0)), Parameter("beta", (0.05, 1.0)),
-        ),
+        parameters=T2_PARAMETERS,
         from_zero=("c",), units=COUNTS, span=(0.0, 1.0), scale="plain",
         source="Roberts et al. 2026 (Train-to-Test), arXiv 2604.01411, accuracy form, fitted to counts by "
         "likelihood", status="summary",
@@ -109,17 +101,10 @@ def _mixture_nll(form: Quadrature) -> Callable[[Mapping[str, Any], Columns], Arr
         from scipy.special import betaln
 
         rows, where = np.unique(np.stack([x["n"], x["c"]], axis=1), axis=0, return_inverse=True)
-        n, c = rows.T[:, :, None]
-        z, at = _points(form, p), nodes(int(n.max()))
-        log_mass, log_scale = form.masses(z, at)[0], form.log_scale(z)
-        out = np.empty((len(z), len(rows)))
-        for i in range(len(z)):
-            log_p = log_scale[i] + at.log_q
-            log_miss = np.log1p(-np.exp(log_p)) if log_scale[i] else at.log_1q
-            joint = log_mass[i] + c * log_p + (n - c) * log_miss
-            top = joint.max(axis=1)
-            out[i] = -top - np.log(np.exp(joint - top[:, None]).sum(axis=1))
-        out += (np.log(n + 1) + betaln(c + 1, n - c + 1))[:, 0]
+        n, c = rows.T
+        prepared = form.prepare(Counts.of(n, c))
+        out = -np.stack([form.loglik(z, prepared)[0] for z in _points(form, p)])
+        out += np.log(n + 1) + betaln(c + 1, n - c + 1)
         return _shaped(out[:, where.ravel()], p)
 
     return nll
