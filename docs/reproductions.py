@@ -17,6 +17,7 @@ from typing import Any
 import reproductions_isoflop
 import reproductions_other
 import reproductions_pretraining
+import reproductions_samples
 
 DOCS = Path(__file__).parent
 PAGE = """\
@@ -37,7 +38,7 @@ def main(data: Path) -> None:
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for module in (reproductions_pretraining, reproductions_isoflop, reproductions_other):
+        for module in (reproductions_pretraining, reproductions_isoflop, reproductions_other, reproductions_samples):
             for row in module.rows(data):
                 found[row["folder"]].append(row)
             print(module.__name__, file=sys.stderr)
@@ -74,7 +75,7 @@ def _cell(value: Any) -> str:
         return " to ".join(_cell(v) for v in value)
     if isinstance(value, float) or hasattr(value, "dtype"):
         value = float(value)
-        return "open" if abs(value) > 1e60 or 0 < abs(value) < 1e-60 else f"{value:.4g}"
+        return "open" if abs(value) > 1e60 or 0 < abs(value) < 1e-60 else f"{value:.6g}"
     return str(value).replace("|", "&#124;").replace("\n", " ")
 
 

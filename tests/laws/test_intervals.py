@@ -99,9 +99,7 @@ def test_misfit_keeps_intervals_from_being_narrower_than_the_trial(ladder):
 def test_one_line_of_n_against_d_is_told(exact):
     N = np.geomspace(1e7, 1e10, 10)
     law = get("chinchilla")
-    loss = law(
-        {"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}, {"N": N, "D": 20 * N}
-    )
+    loss = law({"E": 1.8, "A": 480.0, "B": 2100.0, "alpha": 0.35, "beta": 0.37}, {"N": N, "D": 20 * N})
     fitted = fit("chinchilla", {"N": N, "D": 20 * N, "loss": loss * (1 + 1e-3 * np.sin(N))})
     assert any("one line" in w for w in fitted.warnings)
 

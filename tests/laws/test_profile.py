@@ -84,8 +84,8 @@ def test_the_unit_of_a_straight_line_does_not_matter(factor):
             assert ends == pytest.approx((beta[i] - half[i], beta[i] + half[i]), rel=1e-5)
 
 
-def test_many_points_have_a_jackknifes_standard_errors():
-    """From 15 pieces beyond the parameters on: HC3, whose form is closed."""
+def test_many_points_have_standard_errors_that_noise_may_shape():
+    """From 15 pieces beyond the parameters on: HC2 with Bell and McCaffrey's degrees of freedom."""
     rng = np.random.default_rng(1)
     x = np.linspace(1.0, 9.0, 60)
     table = {"x": x, "y": 2.0 - 0.7 * x + 0.05 * x**2 * rng.normal(size=60)}
@@ -93,10 +93,15 @@ def test_many_points_have_a_jackknifes_standard_errors():
     inverse = np.linalg.inv(X.T @ X)
     r = table["y"] - X @ (inverse @ X.T @ table["y"])
     h = np.einsum("ni,ij,nj->n", X, inverse, X)
-    V = inverse @ (X.T * (r / (1 - h)) ** 2) @ X @ inverse
+    V = inverse @ (X.T * r**2 / (1 - h)) @ X @ inverse
+    # Degrees of freedom by their definition: (sum of eigenvalues)^2 over the sum of their squares.
+    hat = np.eye(60) - X @ inverse @ X.T
+    G = hat * (X @ inverse[:, 1] / np.sqrt(1 - h))
+    values = np.linalg.eigvalsh(G.T @ G)
+    dof = values.sum() ** 2 / (values**2).sum()
     fitted = fit(LINE, table, loss="squared")
     assert fitted.covariance == pytest.approx(V, rel=1e-6)
-    half = stats.t.ppf(0.975, 58) * np.sqrt(V[1, 1])
+    half = stats.t.ppf(0.975, dof) * np.sqrt(V[1, 1])
     middle = fitted.params["b"]
     for method in ("delta", "profile"):
         assert fitted.interval("b", method=method) == pytest.approx((middle - half, middle + half), rel=1e-5)

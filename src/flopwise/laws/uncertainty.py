@@ -3,12 +3,12 @@
 Two estimates, by how much evidence there is. With many independent pieces (runs, or clusters of them) the
 covariance is the M-estimator's sandwich: the law's curvature, as the loss sees it, around the scatter of the
 scores summed over clusters. It holds for noise that differs from point to point, for outliers, and for any
-correlation within a cluster (Huber 1967; Liang and Zeger 1986), with scores enlarged by their leverage, as a
-jackknife would (MacKinnon and White 1985, HC3). With few, that would be a variance from a handful of squares;
-then the noise is taken as normal, split into a part between clusters and one within (analysis of variance on
-the linearised law, Henderson 1953, method 3), and Student's t has the degrees of freedom of the part between:
-with five trunks, three of whose freedoms the law uses up, two are left, and intervals are wide because little
-is known.
+correlation within a cluster (Huber 1967; Liang and Zeger 1986), with scores enlarged by what the fit took
+from them and the degrees of freedom that such a variance has (Bell and McCaffrey 2002). With few, that would
+be a variance from a handful of squares; then the noise is taken as normal, split into a part between clusters
+and one within (analysis of variance on the linearised law, Henderson 1953, method 3), and Student's t has the
+degrees of freedom of the part between: with five trunks, three of whose freedoms the law uses up, two are
+left, and intervals are wide because little is known.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from flopwise.laws.law import Array
 
 SANDWICH = 15
 """Independent pieces of evidence beyond the parameters from which on the sandwich is used."""
+MANY = 500
+"""Rows from which on degrees of freedom are as good as their number."""
 SHARE = 0.7
 """Half-width, in robust standard deviations, of the window that the density of residuals is counted in."""
 
@@ -45,8 +47,8 @@ class Spread:
 
     @property
     def dof(self) -> float:
-        """Of predictions: the least of any parameter."""
-        return float(self.dofs.min())
+        """Of predictions, which lean on all parameters: the middle one's."""
+        return float(np.median(self.dofs))
 
     @property
     def scatter(self) -> float:
@@ -70,14 +72,32 @@ def spread(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     soft = _density(r, delta, sigma)
     curvature = (J.T * soft) @ J
     inverse = invert(curvature)
+    psi = np.clip(r, -delta, delta)
     if clusters is None:
-        leverage = np.einsum("ni,ij,nj->n", J, inverse, J) * soft
-        scores = J * (np.clip(r, -delta, delta) / np.maximum(1 - leverage, 0.1))[:, None]
-        meat, dofs = scores.T @ scores, np.full(k, float(n - k))
+        meat, dofs = _of_rows(J, psi, soft, inverse)
     else:
-        meat, dofs = _of_clusters(J, np.clip(r, -delta, delta), soft, inverse, clusters)
+        meat, dofs = _of_clusters(J, psi, soft, inverse, clusters)
     covariance = _symmetric(inverse @ meat @ inverse)
     return Spread(covariance, curvature, noise.between, noise.within, dofs, True, "sandwich")
+
+
+def _of_rows(J: Array, psi: Array, soft: Array, inverse: Array) -> tuple[Array, Array]:
+    """`_of_clusters` where every row is a cluster of its own: MacKinnon and White's HC2."""
+    n, k = J.shape
+    X = J * np.sqrt(soft)[:, None]
+    kept = np.maximum(1 - np.einsum("ni,ij,nj->n", X, inverse, X), 0.05)
+    scores = J * (psi / np.sqrt(kept))[:, None]
+    meat = scores.T @ scores
+    if n > MANY:
+        return meat, np.full(k, float(n - k))
+    V = X @ inverse / np.sqrt(kept)[:, None]
+    return meat, np.array([_degrees(V[:, i] ** 2, X * V[:, i, None], inverse, n) for i in range(k)])
+
+
+def _degrees(lengths: Array, moments: Array, inverse: Array, pieces: int) -> float:
+    """Degrees of freedom of a variance, from `lengths` [g] and `moments` [g, k] of its clusters."""
+    B = np.diag(lengths) - moments @ inverse @ moments.T
+    return float(np.clip(np.trace(B) ** 2 / max(float((B**2).sum()), 1e-300), 1.0, pieces))
 
 
 def _of_clusters(J: Array, psi: Array, soft: Array, inverse: Array, clusters: Array) -> tuple[Array, Array]:
@@ -102,11 +122,7 @@ def _of_clusters(J: Array, psi: Array, soft: Array, inverse: Array, clusters: Ar
         lengths.append((v**2).sum(axis=0))
         moments.append(X.T @ v)
     L, U = np.array(lengths), np.array(moments)  # [g, k], [g, k, k]: the last axis is the parameter
-    dofs = np.empty(k)
-    for i in range(k):
-        B = np.diag(L[:, i]) - U[:, :, i] @ inverse @ U[:, :, i].T
-        dofs[i] = np.trace(B) ** 2 / max(float((B**2).sum()), 1e-300)
-    return meat, np.clip(dofs, 1.0, len(L))
+    return meat, np.array([_degrees(L[:, i], U[:, :, i], inverse, len(L)) for i in range(k)])
 
 
 def from_likelihood(H: Array, scores: Array, clusters: Array | None, n: int) -> Spread:

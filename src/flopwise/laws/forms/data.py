@@ -17,10 +17,10 @@ DATA_CONSTRAINED = register(
     Law(
         name="data_constrained", regime="pretraining",
         formula="loss = E + A / Ne^alpha + B / De^beta "
-        "where u = min(U, D) and G = (alpha * A / (beta * B))^(1 / (alpha + beta)) "
-        "and UN = min(N, (u * G)^(beta / alpha) * G) "
+        "where UD = min(U, D) and G = (alpha * A / (beta * B))^(1 / (alpha + beta)) "
+        "and UN = min(N, (UD * G)^(beta / alpha) * G) "
         "and rN = max(N / UN - 1, 0) and rD = max(D / U - 1, 0) "
-        "and Ne = UN * (1 + RN * (1 - exp(-rN / RN))) and De = u * (1 + RD * (1 - exp(-rD / RD)))",
+        "and Ne = UN * (1 + RN * (1 - exp(-rN / RN))) and De = UD * (1 + RD * (1 - exp(-rD / RD)))",
         parameters=(
             FLOOR, *FACTORS, *EXPONENTS, Parameter("RD", (3.0, 300.0)), Parameter("RN", (1.0, 100.0)),
         ),
