@@ -121,19 +121,7 @@ def forecast(
     """
     counts = samples if isinstance(samples, Counts) else Counts.judged(samples)
     ks = check_ks(k)
-    P, n = len(counts), int(counts.n.max())
-    if n < 8 or P < 10:
-        raise FlopwiseError(
-            f"coverage: {P} problems with {n} samples; a forecast needs 10 problems with 8 samples"
-        )
-    if not counts.c.any():
-        raise FlopwiseError(
-            f"coverage: none of {counts.n.sum()} samples is right; nothing to forecast from, draw more"
-        )
-    if not 0 < level < 1 or draws < 2:
-        raise FlopwiseError(f"coverage: level is {level:g} and draws {draws}; need 0 < level < 1, 2 draws")
-    if over not in ("same", "new"):
-        raise FlopwiseError(f"coverage: over is {over!r:.60}, must be 'same' or 'new'")
+    _check(counts, draws, level, over)
     rng = np.random.default_rng(seed)
     units, member = counts.distinct()
     fits = {name: fit_form(form, units, member.sum(axis=0)) for name, form in FORMS.items()}
@@ -158,12 +146,29 @@ def forecast(
     last, solved = points[-1], int((counts.c > 0).sum())
     return Forecast(
         form=chosen, params=fits[chosen].params, n=int(np.median(counts.n)), k=last.k, value=last.value,
-        low=last.low, high=last.high, level=level, over=over, problems=P, solved=solved,
+        low=last.low, high=last.high, level=level, over=over, problems=len(counts), solved=solved,
         trial={name: t.error for name, t in trials.items()},
         held_out=_scores(trials), weights=weights,
         forms={name: float(v[-1]) for name, v in own.items()}, points=points,
         warnings=_warnings(counts, solved, last, fits), draws=pool[:, -1],
     )  # fmt: skip
+
+
+def _check(counts: Counts, draws: int, level: float, over: str) -> None:
+    """Raise a FlopwiseError unless a forecast can be made."""
+    P, n = len(counts), int(counts.n.max())
+    if n < 8 or P < 10:
+        raise FlopwiseError(
+            f"coverage: {P} problems with {n} samples; a forecast needs 10 problems with 8 samples"
+        )
+    if not counts.c.any():
+        raise FlopwiseError(
+            f"coverage: none of {counts.n.sum()} samples is right; nothing to forecast from, draw more"
+        )
+    if not 0 < level < 1 or draws < 2:
+        raise FlopwiseError(f"coverage: level is {level:g} and draws {draws}; need 0 < level < 1, 2 draws")
+    if over not in ("same", "new"):
+        raise FlopwiseError(f"coverage: over is {over!r:.60}, must be 'same' or 'new'")
 
 
 class _Ahead:

@@ -75,13 +75,9 @@ class _Curves:
 
 
 def envelope(
-    table: Any,
-    run: str = "run",
-    points: int = POINTS,
-    smooth: float = 1.0,
-    bootstrap: int = 200,
+    table: Any, run: str = "run", points: int = POINTS, smooth: float = 1.0, bootstrap: int = 200,
     seed: int = 0,
-) -> Envelope:
+) -> Envelope:  # fmt: skip
     """The envelope of training curves and its power laws.
 
     Args:
@@ -110,13 +106,7 @@ def envelope(
             f"ones beside them, needs 3; add sizes, or train the smallest for longer"
         )
     laws = _laws(curves, kept, at, loss)
-    rng = np.random.default_rng(seed)
-    others = []
-    for _ in range(bootstrap):
-        chosen = np.unique(rng.integers(len(curves.N), size=len(curves.N)))
-        drawn = _lowest(curves, chosen)
-        if _fits(curves, drawn[0], drawn[1]):
-            others.append(_laws(curves, *drawn))
+    others = _resamples(curves, bootstrap, seed)
     warnings = [SCHEDULE]
     if len(others) < max(20, bootstrap // 2):
         warnings.append(
@@ -207,6 +197,16 @@ def _lowest(curves: _Curves, chosen: Array) -> tuple[Array, Array, Array]:
     largest = np.where(present, N, 0.0).max(axis=0)
     size = N[best, 0]
     return np.isfinite(loss) & (size > smallest) & (size < largest), chosen[best], loss
+
+
+def _resamples(curves: _Curves, bootstrap: int, seed: int) -> list[dict[str, PowerLaw]]:
+    """Power laws of resampled runs, of those resamples that leave enough sizes on the envelope."""
+    rng, out = np.random.default_rng(seed), []
+    for _ in range(bootstrap):
+        kept, at, loss = _lowest(curves, np.unique(rng.integers(len(curves.N), size=len(curves.N))))
+        if _fits(curves, kept, at):
+            out.append(_laws(curves, kept, at, loss))
+    return out
 
 
 def _fits(curves: _Curves, kept: Array, at: Array) -> bool:

@@ -108,18 +108,8 @@ def isoflop(
     _options(method, scale, window, tolerance, noise, repeats)
     N, D, C, y, counted = _columns(table)
     groups = group(C, tolerance)
-    warnings: list[str] = []
     curves = [_curve(N[g], D[g], C[g], y[g], scale, repeats) for g in groups]
-    if repeats == "mean" and (wide := _spread(curves)) > _SWEEP:
-        warnings.append(
-            f"runs of one size and budget differ by {wide:.1%}: if that is by learning rate or another "
-            f"setting, take the best of them first (best_of, --best-over), their mean is no optimum"
-        )
-    if (apart := max(float(C[g].max() / C[g].min()) for g in groups) - 1) > _APART:
-        warnings.append(
-            f"budgets hold runs up to {apart:.0%} apart in C, whose losses differ by that alone: noise on "
-            f"every minimum; runs at equal C are better"
-        )
+    warnings = _doubts(curves, [C[g] for g in groups], repeats)
     cut = [windowed(c, window) for c in curves]
     enough = [c for c in cut if len(c.x) >= FEWEST]
     sigmas = dict(zip((c.C for c in enough), noises(enough, method, noise), strict=True)) if enough else {}
@@ -203,6 +193,22 @@ def _curve(N: Array, D: Array, C: Array, loss: Array, scale: str, repeats: str) 
     around = float(np.square(y - mean[of]).sum())
     spare = int((count - 1).sum())
     return Curve(budget, log_n, mean, np.bincount(of, k) / count, around, spare, len(N))
+
+
+def _doubts(curves: list[Curve], budgets: list[Array], repeats: str) -> list[str]:
+    """What is wrong with runs that are taken for one budget, or for one size of it."""
+    found = []
+    if repeats == "mean" and (wide := _spread(curves)) > _SWEEP:
+        found.append(
+            f"runs of one size and budget differ by {wide:.1%}: if that is by learning rate or another "
+            f"setting, take the best of them first (best_of, --best-over), their mean is no optimum"
+        )
+    if (apart := max(float(C.max() / C.min()) for C in budgets) - 1) > _APART:
+        found.append(
+            f"budgets hold runs up to {apart:.0%} apart in C, whose losses differ by that alone: noise on "
+            f"every minimum; runs at equal C are better"
+        )
+    return found
 
 
 def _spread(curves: list[Curve]) -> float:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from flopwise.laws.forms.dense import FLOOR
 from flopwise.laws.law import Array, Columns, Law, Parameter, Published, register
 
 ANY = (-np.inf, np.inf)
-FLOOR = Parameter("E", (0.1, 3.0))
 EXAMPLES = {"D": "fine-tuning examples or tokens"}
 DISTANCE = {
     "d": "square root of KL(policy, initial policy), nats^1/2",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
+from flopwise.laws.forms.dense import FLOOR
 from flopwise.laws.law import Array, Columns, Law, Parameter, Published, register
 
 _STEP = "Li et al. 2025 (Step law), arXiv 2503.04715"
@@ -76,13 +77,11 @@ BATCH_COMPUTE = register(
     )
 )  # fmt: skip
 
-_FLOOR = Parameter("E", (0.1, 3.0))
-
 ANNEALING = register(
     Law(
         name="annealing", regime="pretraining", formula="loss = E + A * S1^-alpha - F * S2",
         parameters=(
-            _FLOOR, Parameter("A", (0.01, 100.0)), Parameter("alpha", (0.1, 1.5)),
+            FLOOR, Parameter("A", (0.01, 100.0)), Parameter("alpha", (0.1, 1.5)),
             Parameter("F", (0.01, 10.0)),
         ),
         from_zero=("S2",),
@@ -149,7 +148,7 @@ def multi_power(schedules: Sequence[Array], warmup: float = 0.0) -> Law:
         formula="loss = E + A (S1 + warmup)^-alpha - B sum_k (rate_(k-1) - rate_k) "
         "(1 - (1 + F rate_k^-gamma S_k)^-beta)",
         parameters=(
-            _FLOOR, Parameter("A", (0.05, 5.0)), Parameter("alpha", (0.2, 1.0)),
+            FLOOR, Parameter("A", (0.05, 5.0)), Parameter("alpha", (0.2, 1.0)),
             Parameter("B", (50.0, 2000.0)), Parameter("F", (0.2, 10.0)),
             Parameter("beta", (0.2, 1.2)), Parameter("gamma", (0.2, 1.2)),
         ),
