@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from flopwise.cli import isoflop as group
 from flopwise.errors import FlopwiseError
-from flopwise.laws.isoflop_bias import chinchilla, optimal_size
+from flopwise.laws import get
+from flopwise.laws.isoflop_bias import optimal_size
 
 LAW = {"E": 1.7, "A": 400.0, "B": 500.0, "alpha": 0.3, "beta": 0.3}
 
@@ -38,7 +39,7 @@ def table(tmp_path):
     C = np.repeat(np.geomspace(1e18, 1e22, 5), 21)
     N = np.array([optimal_size(LAW, c) for c in C]) * np.tile(np.repeat(np.geomspace(1 / 8, 8, 7), 3), 5)
     lr = np.tile([1e-3, 2e-3, 4e-3], 35)
-    loss = chinchilla(LAW, N, C / (6 * N)) + 0.2 * np.log(lr / 2e-3) ** 2
+    loss = get("chinchilla")(LAW, {"N": N, "D": C / (6 * N)}) + 0.2 * np.log(lr / 2e-3) ** 2
     columns = {"params": N, "D": C / (6 * N), "C": C, "val": loss, "lr": lr}
     return write(tmp_path / "runs.csv", {name: v.tolist() for name, v in columns.items()})
 
@@ -70,7 +71,7 @@ def test_tables_for_people(invoke, table):
 
 def test_the_envelope_of_training_curves(invoke, tmp_path):
     N, D = (v.ravel() for v in np.meshgrid(np.geomspace(3e7, 3e10, 12), np.geomspace(3e8, 3e13, 40)))
-    columns = {"N": N, "D": D, "loss": chinchilla(LAW, N, D), "model": N}
+    columns = {"N": N, "D": D, "loss": get("chinchilla")(LAW, {"N": N, "D": D}), "model": N}
     path = write(tmp_path / "curves.csv", {name: v.tolist() for name, v in columns.items()})
     args = ("isoflop", path, "--method", "envelope", "--run", "model", "--at", "1e21")
     made = json.loads(invoke(*args, "--json").stdout)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flopwise.errors import FlopwiseError
+from flopwise.laws import get
 from flopwise.laws.envelope import at_budgets, envelope
 from flopwise.laws.isoflop import isoflop
-from flopwise.laws.isoflop_bias import chinchilla
 
 LAW = {"E": 1.7, "A": 400.0, "B": 900.0, "alpha": 0.34, "beta": 0.3}
 TRUE = 0.3 / 0.64
@@ -23,7 +23,9 @@ def curves(sizes=15, points=60, noise=0.0, schedule=0.0, seed=0):
     left = np.tile(np.linspace(1, 0, points), sizes)
     rng = np.random.default_rng(seed)
     loss = (
-        chinchilla(LAW, N, D) * (1 + schedule * left) * np.exp(rng.normal(0, noise, len(N)) if noise else 0)
+        get("chinchilla")(LAW, {"N": N, "D": D})
+        * (1 + schedule * left)
+        * np.exp(rng.normal(0, noise, len(N)) if noise else 0)
     )
     return {"N": N, "D": D, "loss": loss, "run": np.repeat([f"r{i}" for i in range(sizes)], points)}
 
@@ -70,7 +72,7 @@ def test_the_same_seed_gives_the_same_intervals():
 def test_curves_read_off_at_budgets_make_isoflop_curves():
     rows = at_budgets(curves(), [1e20, 1e21, 1e22, 1e23])
     assert set(rows) == {"N", "D", "C", "loss", "run"}
-    assert rows["loss"] == pytest.approx(chinchilla(LAW, rows["N"], rows["D"]), rel=1e-3)
+    assert rows["loss"] == pytest.approx(get("chinchilla")(LAW, {"N": rows["N"], "D": rows["D"]}), rel=1e-3)
     assert isoflop(rows, "akima", bias=False).a == pytest.approx(TRUE, abs=0.01)
     # Never beyond a run's last checkpoint: the smallest ends at 6 * 3e7 * 3e13.
     assert rows["N"][rows["C"] == 1e22].min() > 3e7 * 1.1

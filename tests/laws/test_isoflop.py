@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from flopwise.errors import FlopwiseError
-from flopwise.laws import fit
+from flopwise.laws import fit, get
 from flopwise.laws.isoflop import group, isoflop
-from flopwise.laws.isoflop_bias import chinchilla, optimal_size
+from flopwise.laws.isoflop_bias import optimal_size
 from flopwise.laws.isoflop_lines import power_law
 
 EVEN = {"E": 1.7, "A": 400.0, "B": 500.0, "alpha": 0.3, "beta": 0.3}
@@ -24,7 +24,7 @@ def curves(params, around, sizes=7, width=8.0, budgets=BUDGETS, noise=0.0, seed=
     N, C = np.repeat(N, copies), np.repeat(budgets, sizes * copies)
     D = C / (6 * N)
     noisy = np.exp(np.random.default_rng(seed).normal(0, noise, len(N))) if noise else 1.0
-    return {"N": N, "D": D, "C": C, "loss": chinchilla(params, N, D) * noisy}
+    return {"N": N, "D": D, "C": C, "loss": get("chinchilla")(params, {"N": N, "D": D}) * noisy}
 
 
 def centred(params):
@@ -108,7 +108,7 @@ def test_budgets_are_grouped_by_nominal_compute_or_clustered():
     table = curves(EVEN, centred(EVEN))
     assert isoflop(table, bias=False).grouping == "column C, as they are: 5 budgets of 35 runs"
     loose = {"N": table["N"], "D": table["D"] * np.tile(np.geomspace(0.99, 1.01, 7), 5)}
-    loose["loss"] = chinchilla(EVEN, loose["N"], loose["D"])
+    loose["loss"] = get("chinchilla")(EVEN, {"N": loose["N"], "D": loose["D"]})
     found = isoflop(loose, bias=False)
     assert found.grouping == "C = 6 N D, 35 values clustered within 10%: 5 budgets of 35 runs"
     assert found.a == pytest.approx(0.5, abs=0.01) and not found.warnings
@@ -317,7 +317,12 @@ def test_the_bias_of_approach_2_on_chinchilla(published):
 
     def off(sizes, scale):
         N, C = (v.ravel() for v in np.meshgrid(sizes, budgets))
-        exact = {"N": N, "C": C, "D": C / (6 * N), "loss": chinchilla(params, N, C / (6 * N))}
+        exact = {
+            "N": N,
+            "C": C,
+            "D": C / (6 * N),
+            "loss": get("chinchilla")(params, {"N": N, "D": C / (6 * N)}),
+        }
         found = isoflop(exact, scale=scale, bias=fitted)
         assert found.bias.true == pytest.approx(true) and found.bias.corrected["plain"] == pytest.approx(true)
         assert found.a - true == pytest.approx(found.bias.off["weighted"], abs=1e-9)

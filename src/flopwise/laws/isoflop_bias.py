@@ -20,7 +20,8 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 from flopwise.laws.isoflop_lines import PowerLaw, power_law
 from flopwise.laws.isoflop_minimum import Budget, Curve, lowest
-from flopwise.laws.law import Array
+from flopwise.laws.law import get
+from flopwise.laws.optimum import optimum
 from flopwise.laws.result import Fit
 
 NAMES = ("E", "A", "B", "alpha", "beta")
@@ -72,7 +73,7 @@ def bias_of(
     centres, at = [], []
     for curve in curves:
         N = np.exp(curve.x)
-        loss = chinchilla(params, N, curve.C / (np.exp(curve.k) * N))
+        loss = get("chinchilla")(params, {"N": N, "D": curve.C / (np.exp(curve.k) * N)})
         made = lowest(curve.x, np.log(loss) if scale == "log" else loss, method)
         true = optimal_size(params, curve.C, float(np.exp(curve.k.mean())))
         scores.append(None if made.why else float(np.exp(made.x) / true))
@@ -97,21 +98,14 @@ def bias_of(
     return out
 
 
-def chinchilla(params: Mapping[str, float], N: Array, D: Array) -> Array:
-    """L = E + A / N^alpha + B / D^beta."""
-    return params["E"] + params["A"] * N ** -params["alpha"] + params["B"] * D ** -params["beta"]
-
-
 def optimal_size(params: Mapping[str, float], C: float, per: float = 6.0) -> float:
-    """N*(C) of a Chinchilla law in closed form, for C = `per` N D.
+    """N*(C) of a Chinchilla law, for C = `per` N D.
 
-    >>> p = {"A": 400.0, "B": 400.0, "alpha": 0.3, "beta": 0.3}
+    >>> p = {"E": 1.7, "A": 400.0, "B": 400.0, "alpha": 0.3, "beta": 0.3}
     >>> round(optimal_size(p, 6e20) / 1e10, 6)
     1.0
     """
-    alpha, beta = params["alpha"], params["beta"]
-    G = (alpha * params["A"] / (beta * params["B"])) ** (1 / (alpha + beta))
-    return float(G * (C / per) ** (beta / (alpha + beta)))
+    return float(optimum(get("chinchilla"), params, C * 6 / per, 0.0)[0][0])
 
 
 def _say(out: Bias, laws: Mapping[str, Mapping[str, PowerLaw]], kept: int) -> None:

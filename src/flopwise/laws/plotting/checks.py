@@ -209,7 +209,7 @@ def errors(test: Backtest) -> Figure:
             f"row {row + 1}: {d:.3g} times beyond, {_size(e, True)}, {'in' if i else 'out'}side its interval"
             for row, d, e, i in zip(t.rows, t.distance, t.errors, t.inside, strict=True)
         ]
-        label = f"{short(float(f'{t.threshold:.3g}'))}: {t.n} rows, rms {t.rms:.2%}"
+        label = f"{short(t.threshold, 3)}: {t.n} rows, rms {t.rms:.2%}"
         for kept, shape in ((t.inside, "circle"), (~t.inside, "cross")):
             i = np.flatnonzero(kept)
             marks.append(

@@ -93,7 +93,7 @@ def isoflop(fit: Fit, level: float, C: float | Sequence[float] | None = None) ->
         N = np.geomspace(min(np.min(sizes), at.N / 3) / 1.2, max(np.max(sizes), at.N * 3) * 1.2, 120)
         p = fit.predict(level=level, N=N, D=c / (6 * N))
         under += [Band(N, p.low, p.high, colour, opacity=0.1)]
-        over.append(Line(N, p.value, colour, short(float(f"{c:.2g}"))))
+        over.append(Line(N, p.value, colour, short(c, 2)))
         xs.append(N)
         ys.append(p.value)
         if data is not None and len(near):
@@ -108,7 +108,7 @@ def isoflop(fit: Fit, level: float, C: float | Sequence[float] | None = None) ->
         Bars(N, loss, low, high, INK, "", sideways=True),
         Points(
             N, loss, INK, "best size, with interval", "diamond",
-            tips=[f"C = {short(float(f'{b.C:.3g}'))}: N = {b.N:.4g}, D = {b.D:.4g}" for b in best],
+            tips=[f"C = {short(b.C, 3)}: N = {b.N:.4g}, D = {b.D:.4g}" for b in best],
         ),
     ]  # fmt: skip
     out = Figure(

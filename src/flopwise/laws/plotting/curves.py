@@ -137,7 +137,7 @@ def _two(fit: Fit, data: Data | None, held: Array, level: float, to: float | Non
     for value, colour in zip(values, ramps(values), strict=True):
         p = fit.predict(level=level, **{x_name: x, by: np.full(len(x), value)})
         marks.insert(1, Band(x, p.low, p.high, colour, opacity=0.1))
-        marks.append(Line(x, p.value, colour, short(float(f"{value:.3g}"))))
+        marks.append(Line(x, p.value, colour, short(value, 3)))
         hard.append(p.value)
         soft += [p.low, p.high]
     if data is not None:
@@ -237,7 +237,7 @@ def _along_each(fit: Fit, level: float) -> Figure:
                 [Band(x, p.low, p.high, BLUE, f"{level:.0%}, a single run", 0.14), Line(x, p.value, BLUE)],
             )
         )
-    at = ", ".join(f"{name} = {short(float(f'{v:.3g}'))}" for name, v in middle.items())
+    at = ", ".join(f"{name} = {short(v, 3)}" for name, v in middle.items())
     return Figure(
         f"{capital(noun(target))} along each variable", about(fit, f"The others are at {at}."),
         in_columns(panels, 3),

@@ -207,16 +207,16 @@ def wide(values: Array) -> bool:
     return bool(len(v) and v.min() > 0 and v.max() > 10 * v.min())
 
 
-def short(value: float) -> str:
-    """A tick or label: 2M, 1.5B, 10²¹.
+def short(value: float, digits: int = 6) -> str:
+    """A tick or label, rounded to `digits`: 2M, 1.5B, 10²¹.
 
-    >>> short(2e6), short(1.5e9), short(1e21), short(3.2e19), short(0.25), short(-3)
-    ('2M', '1.5B', '10²¹', '3.2·10¹⁹', '0.25', '−3')
+    >>> short(2e6), short(1.5e9), short(1e21), short(3.2e19), short(0.25), short(-3), short(1234567, 2)
+    ('2M', '1.5B', '10²¹', '3.2·10¹⁹', '0.25', '−3', '1.2M')
     """
+    value = float(f"{value:.{digits}g}")
     size = abs(value)
     if size >= 1e15 or 0 < size < 1e-4:
-        mantissa, exponent = f"{value:.3g}" if "e" in f"{value:.3g}" else f"{value:.2e}", ""
-        mantissa, exponent = mantissa.split("e")
+        mantissa, exponent = f"{value:.2e}".split("e")
         power = "10" + str(int(exponent)).translate(_SUPERSCRIPT)
         text = power if float(mantissa) == 1 else f"{float(mantissa):g}·{power}"
     elif size >= 1e4:
@@ -225,7 +225,7 @@ def short(value: float) -> str:
         )
         text = f"{value / scale:.4g}{letter}"
     else:
-        text = f"{value:.6g}"
+        text = f"{value:g}"
     return text.replace("-", "−")
 
 

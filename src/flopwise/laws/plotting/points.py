@@ -30,7 +30,7 @@ class Data(NamedTuple):
         """What to tell of each: the row, its variables, its target."""
         return [
             f"row {row + 1}: "
-            + ", ".join(f"{name} = {short(float(f'{v[i]:.4g}'))}" for name, v in self.x.items())
+            + ", ".join(f"{name} = {short(v[i], 4)}" for name, v in self.x.items())
             + f", {target} = {self.y[i]:.5g}"
             for i, row in enumerate(self.rows)
         ]
