@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -72,19 +72,24 @@ def lowest(x: Array, y: Array, method: str) -> Minimum:
     """Minimum of the curve through the points, x ascending."""
     if method == "akima":
         return _akima(x, y)
-    centre = float(x.mean())
-    c, b, a = np.polynomial.polynomial.polyfit(x - centre, y, 2)
-    if a * float(np.ptp(x)) ** 2 < 1e-12 * float(np.abs(y).max()):
-        how = (
-            "is flat" if abs(a) * float(np.ptp(x)) ** 2 < 1e-12 * float(np.abs(y).max()) else "opens downward"
-        )
+    _, (c, b, a) = _parabola(x, y)
+    rise, rounding = a * float(np.ptp(x)) ** 2, 1e-12 * float(np.abs(y).max())
+    if rise < rounding:
+        how = "opens downward" if rise < -rounding else "is flat"
         return Minimum(np.nan, np.nan, f"the parabola {how}: no minimum among these sizes")
     u = -b / (2 * a)
-    at = centre + u
+    at = float(x.mean() + u)
     if not x[0] < at < x[-1]:
         side = "below the smallest" if at <= x[0] else "above the largest"
         return Minimum(at, np.nan, f"the minimum lies {side} size: add sizes on that side")
-    return Minimum(float(at), float(c + b * u + a * u * u))
+    return Minimum(at, float(c + b * u + a * u * u))
+
+
+def _parabola(x: Array, y: Array) -> tuple[Array, Array]:
+    """The terms 1, u, u^2 of u = x less its mean [n, 3], and their coefficients by least squares [3]."""
+    u = x - x.mean()
+    X = np.stack([np.ones_like(u), u, u * u], axis=1)
+    return X, np.linalg.lstsq(X, y, rcond=None)[0]
 
 
 def _akima(x: Array, y: Array) -> Minimum:
@@ -126,15 +131,7 @@ def windowed(curve: Curve, window: float | None) -> Curve:
     if window is None:
         return curve
     kept = np.abs(curve.x - curve.x[np.argmin(curve.y)]) <= np.log(window) * (1 + 1e-12)
-    return Curve(
-        curve.C,
-        curve.x[kept],
-        curve.y[kept],
-        curve.k[kept],
-        curve.repeats,
-        curve.repeats_dof,
-        int(kept.sum()),
-    )
+    return replace(curve, x=curve.x[kept], y=curve.y[kept], k=curve.k[kept], rows=int(kept.sum()))
 
 
 def noises(curves: list[Curve], method: str, noise: float | None) -> list[float]:
@@ -157,9 +154,9 @@ def noises(curves: list[Curve], method: str, noise: float | None) -> list[float]
             r = _pseudo_residuals(c.x, c.y)
             spare = len(r)
         else:
-            u = c.x - c.x.mean()
-            r = c.y - np.polynomial.polynomial.polyval(u, np.polynomial.polynomial.polyfit(u, c.y, 2))
-            spare = len(u) - 3
+            X, beta = _parabola(c.x, c.y)
+            r = c.y - X @ beta
+            spare = len(r) - 3
         left.append(float(r @ r))
         dof.append(spare)
     pooled = sum(left) / max(sum(dof), 1)
@@ -181,9 +178,7 @@ def errors(curve: Curve, best: Minimum, method: str, sigma: float, seed: int) ->
     """Standard errors of log N and of the loss (on its scale) at the minimum, and a doubt in words or ""."""
     if method == "akima":
         return _noisy(curve, sigma, seed)
-    u = curve.x - curve.x.mean()
-    X = np.stack([np.ones_like(u), u, u * u], axis=1)
-    _, b, a = np.linalg.lstsq(X, curve.y, rcond=None)[0]
+    X, (_, b, a) = _parabola(curve.x, curve.y)
     covariance = sigma**2 * np.linalg.inv(X.T @ X)
     at = -b / (2 * a)
     of_x = np.array([0.0, -1 / (2 * a), b / (2 * a * a)])

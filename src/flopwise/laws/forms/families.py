@@ -17,7 +17,7 @@ COUPLED = register(
         source="Videau et al. 2026 (Skaling), arXiv 2608.07222; k = 1 is Chinchilla, beta = 1 Kaplan "
         "with a floor",
         status="summary",
-        needs="what chinchilla needs, and several budgets at each size",
+        needs="four sizes or more, each at several token budgets",
     )
 )  # fmt: skip
 
@@ -33,7 +33,7 @@ NESTED = register(
         source="coupled with exponents that stay those of each term alone: q = 1 is Chinchilla with B = A R; "
         "E = 0 and q = beta is Kaplan's joint law",
         status="own",
-        needs="what chinchilla needs, and several budgets at each size",
+        needs="four sizes or more, each at several token budgets",
     )
 )  # fmt: skip
 
@@ -140,7 +140,8 @@ def optimisers(others: int) -> Law:
         units={f"o{i}": f"1 in runs of optimiser {i}, else 0" for i in numbers},
         source="Volkova et al. 2026, arXiv 2602.07712: fits to each optimiser alone are ill-conditioned",
         status="summary",
-        needs="what chinchilla needs of the first optimiser; several sizes and budgets of each other",
+        needs="three sizes and three token budgets or more of the first optimiser, varied apart; several of "
+        "each other",
         published=tuple(
             Published({"d1": value}, "Volkova et al. 2026", "summary", f"{name} to AdamW; n1 about 1")
             for name, value in (("Muon", 2.08), ("Scion", 1.99), ("SOAP", 2.57))

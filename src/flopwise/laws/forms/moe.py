@@ -66,7 +66,7 @@ MOE_GRANULARITY = register(
             Parameter("b", (1.0, 1e4)), *EXPONENTS,
         ),
         source="Krajewski et al. 2024, arXiv 2402.07871", status="summary",
-        needs="what chinchilla needs, at several granularities",
+        needs="three sizes and three token budgets or more, varied apart, at several granularities",
         units={"N": "parameters without embeddings, all experts", "G": "experts per expert of ordinary size"},
         published=(
             Published(

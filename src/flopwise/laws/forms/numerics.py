@@ -17,7 +17,8 @@ PRECISION = register(
             *(Parameter(name, (0.5, 6.0)) for name in ("gamma_w", "gamma_a", "gamma_kv")),
         ),
         source=f"{_KUMAR}: bits in training take away parameters", status="summary",
-        needs="what chinchilla needs, and several numbers of bits of each kind, the others high",
+        needs="three sizes and three token budgets or more, varied apart, and several numbers of bits of "
+        "each kind, the others high",
         units={
             "Pw": "bits of weights", "Pa": "bits of activations", "Pkv": "bits of keys and values",
         },

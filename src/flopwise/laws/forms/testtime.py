@@ -99,7 +99,7 @@ MAJORITY_VOTE = register(
         units={"k": "votes"}, scale="plain", span=(0.0, 1.0),
         source="limit and exponential approach of Wu et al. 2024, arXiv 2408.00724; as one curve, our "
         "reading: A is the share of problems whose right answer is the most likely one", status="summary",
-        needs="accuracy at four numbers of votes or more; few problems, or ones alike",
+        needs="accuracy at four numbers of votes or more, on problems of similar difficulty",
     )
 )  # fmt: skip
 
@@ -128,7 +128,7 @@ VERIFIER = register(
         scale="plain", span=(0.0, 1.0),
         source="derived: of k answers one that the verifier accepts is given (q: share accepted, precision: "
         "share of those right), else any; the ceiling is that of Stroebl et al. 2024, arXiv 2411.17501",
-        status="own", needs="accuracy at four k or more, problems alike; k = 1 gives p1",
+        status="own", needs="accuracy at four k or more, on problems of similar difficulty; k = 1 gives p1",
     )
 )  # fmt: skip
 

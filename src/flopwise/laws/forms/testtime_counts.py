@@ -54,7 +54,9 @@ UNSOLVABLE = register(
         parameters=(*BETA, Parameter("u", (0.01, 0.8), bounds=(1e-9, 1 - 1e-9))),
         from_zero=("c",), units=COUNTS, span=(0.0, 1.0), scale="plain",
         source="beta_binomial with a share u of problems that are never solved, a ceiling of coverage",
-        status="own", needs="so many samples that hard problems and unsolvable ones part",
+        status="own",
+        needs="n and c of 30 problems or more, 100 samples or more of each: with few, hard problems look like "
+        "unsolvable ones",
     )
 )  # fmt: skip
 
