@@ -174,7 +174,7 @@ def _pseudo_residuals(x: Array, y: Array) -> Array:
     return np.array(out)
 
 
-def errors(curve: Curve, best: Minimum, method: str, sigma: float, seed: int) -> tuple[float, float, str]:
+def errors(curve: Curve, method: str, sigma: float, seed: int) -> tuple[float, float, str]:
     """Standard errors of log N and of the loss (on its scale) at the minimum, and a doubt in words or ""."""
     if method == "akima":
         return _noisy(curve, sigma, seed)
@@ -210,7 +210,7 @@ def optimum(curve: Curve, method: str, scale: str, sigma: float, seed: int = 0) 
     best = lowest(curve.x, curve.y, method)
     if best.why:
         return Budget(curve.C, None, None, None, None, None, curve.rows, method, best.why)
-    se, se_y, doubt = errors(curve, best, method, sigma, seed)
+    se, se_y, doubt = errors(curve, method, sigma, seed)
     if not np.isfinite(se):
         return Budget(curve.C, None, None, None, None, None, curve.rows, method, doubt)
     loss = float(np.exp(best.y) if scale == "log" else best.y)

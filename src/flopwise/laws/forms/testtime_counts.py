@@ -55,8 +55,8 @@ UNSOLVABLE = register(
         from_zero=("c",), units=COUNTS, span=(0.0, 1.0), scale="plain",
         source="beta_binomial with a share u of problems that are never solved, a ceiling of coverage",
         status="own",
-        needs="n and c of 30 problems or more, 100 samples or more of each: with few, hard problems look like "
-        "unsolvable ones",
+        needs="n and c of 30 problems or more, 100 samples or more of each: with few, hard problems look "
+        "like unsolvable ones",
     )
 )  # fmt: skip
 
