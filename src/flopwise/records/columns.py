@@ -157,6 +157,11 @@ def missing(value: Any) -> bool:
     return isinstance(value, Number) and value != value
 
 
+def quoted(name: str) -> str:
+    """A name as SQL's identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def _shown(value: Any) -> str:
     if missing(value):
         return "nothing"
@@ -167,7 +172,7 @@ def _shown(value: Any) -> str:
 
 def _remedy(column: str, value: Any) -> str:
     """What to do about a value, with the SQL condition that leaves such values out."""
-    name = column if re.fullmatch(r"[A-Za-z_]\w*", column) else '"' + column.replace('"', '""') + '"'
+    name = column if re.fullmatch(r"[A-Za-z_]\w*", column) else quoted(column)
     if missing(value):
         condition = f"{name} IS NOT NULL"
     elif isinstance(value, int | float):

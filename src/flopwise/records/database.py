@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError, one_line
-from flopwise.records.columns import Table, as_column, missing, require, to_float
+from flopwise.records.columns import Table, as_column, missing, quoted, require, to_float
 from flopwise.records.quantities import parse
 
 # fetchnumpy has no array for the other types, or none for all their values (an infinite date): they come as
@@ -318,11 +318,6 @@ def _only(tables: list[str], who: str) -> str:
     raise FlopwiseError(
         one_line(f"{who} holds {len(tables)} tables ({shown}); choose: sql='SELECT * FROM {tables[0]}'", 600)
     )
-
-
-def quoted(name: str) -> str:
-    """A name as SQL's identifier."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def reason(error: Exception) -> str:

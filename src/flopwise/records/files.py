@@ -10,16 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from flopwise.errors import FlopwiseError, one_line
-from flopwise.records.columns import Table
-from flopwise.records.database import (
-    Question,
-    answer,
-    connect,
-    from_duckdb,
-    from_sqlite,
-    quoted,
-    reason,
-)
+from flopwise.records.columns import Table, quoted
+from flopwise.records.database import Question, answer, connect, from_duckdb, from_sqlite, reason
 
 KINDS = (".csv", ".tsv", ".parquet", ".jsonl", ".ndjson", ".json")
 _DATABASES = (".duckdb", ".sqlite", ".sqlite3", ".db")

@@ -210,6 +210,8 @@ def flat(record: RunRecord) -> dict[str, Any]:
 
 def _create(db: Any, table: str, rows: list[dict[str, Any]]) -> None:
     """Make a table of rows with the union of their columns; text, or double where every value is a number."""
+    from flopwise.records.columns import quoted
+
     # Column names differ in more than case: the database takes `Loss` and `loss` for one.
     rows = [{name.casefold(): value for name, value in row.items()} for row in rows]
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["id"]
@@ -217,8 +219,7 @@ def _create(db: Any, table: str, rows: list[dict[str, Any]]) -> None:
     for name in names:
         values = [row.get(name) for row in rows if row.get(name) is not None]
         types[name] = "DOUBLE" if values and all(isinstance(v, int | float) for v in values) else "VARCHAR"
-    quoted = ", ".join(f'"{n.replace(chr(34), chr(34) * 2)}" {types[n]}' for n in names)
-    db.execute(f"CREATE TABLE {table} ({quoted})")
+    db.execute(f"CREATE TABLE {table} ({', '.join(f'{quoted(n)} {types[n]}' for n in names)})")
     if rows:
         lists = ", ".join(f"unnest(?::{types[n]}[])" for n in names)
         db.execute(
