@@ -22,6 +22,8 @@ from flopwise.laws.uncertainty import Spread, from_likelihood, robust_scale, spr
 __all__ = ["INTERVALS", "LOSSES", "Allocation", "Fit", "Prediction", "fit"]
 
 INTERVALS = ("profile", "delta", "bootstrap", "posterior")
+FLAT = 1e15
+"""Condition number where nothing curves."""
 FEWEST = 4
 """Independent runs that a bootstrap takes."""
 MOST = 50_000
@@ -163,7 +165,7 @@ def _noise(problem: Objective, theta: Array, clusters: Array | None, free: Array
         free = np.ones_like(free)
     inner = J[0][free].T
     if problem.scale == "nll":
-        H = problem.local(theta[None], np.ones(1, bool)).curvature[0]
+        H = np.nan_to_num(problem.local(theta[None], np.ones(1, bool)).curvature[0])
         found = from_likelihood(H[np.ix_(free, free)], inner, clusters, J.shape[2])
     else:
         found = spread(inner, r[0], clusters, problem.delta)
@@ -184,7 +186,8 @@ def _diagnose(out: Fit, ends: Minima, noise: Spread, at_bound: list[str]) -> Non
     theta = ends.theta[0]
     deviation = np.sqrt(np.maximum(np.diag(noise.curvature), 1e-300))
     values, vectors = np.linalg.eigh(np.nan_to_num(noise.curvature / np.outer(deviation, deviation)))
-    condition = float(np.sqrt(values[-1] / max(values[0], 1e-30 * values[-1])))
+    top = float(values[-1])
+    condition = float(np.sqrt(top / max(values[0], 1e-30 * top))) if top > 0 else FLAT
     flat = [
         {form.names[i]: round(float(v), 3) for i, v in enumerate(vectors[:, j]) if abs(v) > 0.05}
         for j in np.flatnonzero(values < 1e-10 * values[-1])

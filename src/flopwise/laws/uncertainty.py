@@ -243,13 +243,13 @@ def invert(H: Array, J: Array | None = None) -> Array:
     norms = np.sqrt(np.maximum(np.diag(H), 0.0)) if J is None else np.linalg.norm(J, axis=0)
     norms = np.where(norms > 1e-100 * norms.max(initial=0.0), norms, norms.max(initial=0.0) or 1.0)
     if J is None:
-        values, vectors = np.linalg.eigh(H / np.outer(norms, norms))
+        values, vectors = np.linalg.eigh(np.nan_to_num(H / np.outer(norms, norms)))
         s2, vt = values, vectors.T
     else:
         _, s, vt = np.linalg.svd(J / norms, full_matrices=False)
         s2 = s**2
     # A floor of 1e-10 means a variance 1e10 times the best: "not identified", yet sums keep their digits.
-    s2 = np.maximum(s2, max(1e-10 * s2.max(), 1e-300))
+    s2 = np.maximum(s2, 1e-10 * (s2.max() if s2.max() > 0 else 1.0))
     return (vt.T / s2) @ vt / np.outer(norms, norms)
 
 
