@@ -316,7 +316,8 @@ def _warnings(counts: Counts, solved: int, last: Point, fits: dict[str, Fitted])
     unsolved = counts.n[counts.c == 0]
     if not last.measured and last.k > 100 * np.median(unsolved):
         found.append(
-            f"k = {last.k} is {last.k / np.median(unsolved):.0f} times the samples drawn; forecasts were tested up to 100 times"
+            f"k = {last.k} is {last.k / np.median(unsolved):.0f} times the samples drawn; forecasts were "
+            f"tested up to 100 times"
         )
     stuck = [name for name, fit in fits.items() if not fit.converged]
     if stuck:
