@@ -320,7 +320,7 @@ def _show(fitted: Fit) -> None:
     screen.print(f"{fitted.law}: {fitted.form.formula}" if fitted.law != fitted.form.formula else fitted.law)
     table = Table("parameter", "value", "95% from", "to", box=None, pad_edge=False)
     for name, value in fitted.params.items():
-        table.add_row(name, f"{value:.5g}", *(_end(end) for end in fitted.interval(name)))
+        table.add_row(name, f"{value:.5g}", *_ends(fitted, name))
     for name, value in fitted.fixed.items():
         table.add_row(name, f"{value:.5g}", "held", "")
     screen.print(table)
@@ -349,9 +349,15 @@ def _show(fitted: Fit) -> None:
         )
 
 
-def _end(value: float) -> str:
-    """An end of an interval; none where it lies beyond all sizes."""
-    return f"{value:.4g}" if value == 0 or 1e-60 < abs(value) < 1e60 else "open"
+def _ends(fitted: Fit, name: str) -> list[str]:
+    """Ends of a parameter's interval; "open" where nothing rules out any value on that side."""
+    open_ = (False, False)
+    if fitted.intervals == "profile" and name in fitted.profiles:
+        open_ = fitted.profiles[name].open_ends(fitted.t(0.95, name))
+    return [
+        "open" if away or not (end == 0 or 1e-60 < abs(end) < 1e60) else f"{end:.4g}"
+        for end, away in zip(fitted.interval(name), open_, strict=True)
+    ]
 
 
 def _show_backtest(made: Backtest) -> None:

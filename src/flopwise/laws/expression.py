@@ -338,7 +338,8 @@ def _side(part: str, text: str) -> tuple[str, ast.expr]:
                 raise ValueError(f"it is nested more than {DEEPEST} deep")
         return left, tree
     except (SyntaxError, ValueError, RecursionError, MemoryError) as e:
-        raise FlopwiseError(f"formula {text[:80]!r} cannot be read after '{left} =': {e}") from e
+        why = e.msg if isinstance(e, SyntaxError) else str(e)
+        raise FlopwiseError(f"formula {text[:80]!r} cannot be read after '{left} =': {why}") from e
 
 
 _BINARY = {ast.Add: add, ast.Sub: _sub, ast.Mult: mul, ast.Div: div, ast.Pow: power}
