@@ -180,12 +180,11 @@ def _verdict(found: list[Backtest]) -> tuple[bool, str]:
         )
     second = found[1]
     a, b = (np.square(v.trials[0].errors) for v in (first, second))
-    if len(a) <= 2:  # too few to tell; lower thresholds have more to say
-        shared = {t.threshold for t in first.trials} & {t.threshold for t in second.trials}
-        a, b = (
-            np.concatenate([np.square(t.errors) for t in v.trials if t.threshold in shared])
-            for v in (first, second)
-        )
+    if len(a) <= 2:  # too few to tell; lower thresholds have more to say, each by what the better law leaves
+        pairs = [(t, u) for t in first.trials for u in second.trials if t.threshold == u.threshold]
+        units = [max(min(t.rms, u.rms), 1e-9) for t, u in pairs]
+        a = np.concatenate([np.square(t.errors / unit) for (t, _), unit in zip(pairs, units, strict=True)])
+        b = np.concatenate([np.square(u.errors / unit) for (_, u), unit in zip(pairs, units, strict=True)])
     n = len(a)
     gap = float((b - a).mean())
     noise = float((b - a).std(ddof=1) / np.sqrt(n)) if n > 1 else np.inf
