@@ -31,10 +31,13 @@ def grid(law) -> dict[str, np.ndarray]:
 def middle(law, x) -> dict[str, float]:
     """Parameters in the middle of the ranges that starts are drawn from."""
     unit = {p.name: np.exp(np.log(x[p.unit]).mean()) if p.unit else 1.0 for p in law.parameters}
-    return {
-        p.name: float(np.sqrt(p.start[0] * p.start[1]) * unit[p.name]) if p.log else float(np.mean(p.start))
-        for p in law.parameters
-    }  # fmt: skip
+
+    def mid(p) -> float:
+        if p.log:
+            return float(np.sqrt(p.start[0] * p.start[1]) * unit[p.name])
+        return float(np.mean(p.start) or p.start[1] / 3)  # at zero many a term would not be there
+
+    return {p.name: mid(p) for p in law.parameters}
 
 
 @pytest.fixture

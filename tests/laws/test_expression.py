@@ -9,7 +9,9 @@ import pytest
 
 from flopwise.errors import FlopwiseError
 from flopwise.laws import own
-from flopwise.laws.expression import FUNCTIONS, Tape, call, derivative, linear, name, parse
+from flopwise.laws.expression import FUNCTIONS, call, derivative, linear, name
+from flopwise.laws.formula import parse
+from flopwise.laws.tape import Tape
 
 
 def value(text, **names):

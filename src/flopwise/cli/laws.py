@@ -148,10 +148,10 @@ def predict(
         if as_json:
             typer.echo(json.dumps({"law": fitted.law, "level": level, **given, **asdict(made)}, indent=1))
             return
+        alone = f"; the law itself {made.mean_low:.5g} to {made.mean_high:.5g}" if fitted.scatter else ""
         typer.echo(
             f"{fitted.form.target} {made.value:.5g}  {level:.0%} {made.low:.5g} to {made.high:.5g} "
-            f"for a single "
-            f"run; the law itself {made.mean_low:.5g} to {made.mean_high:.5g}"
+            f"for {'a single run' if fitted.scatter else 'the law itself'}{alone}"
         )
     if made.extrapolation > 1:
         typer.echo(f"{made.extrapolation:.3g} times beyond the runs that were fitted")

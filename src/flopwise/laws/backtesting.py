@@ -161,7 +161,9 @@ def _trial(
     held = np.flatnonzero(~kept)
     at: dict[str, Any] = {v: numbers(columns, v, "backtest")[held] for v in fitted.form.variables}
     p = fitted.predict(**at)
-    size = np.maximum(np.abs(truth[held]), 1e-300)
+    # A measured zero (an accuracy, a reward) is judged by the usual size of what is measured.
+    usual = 0.0 if fitted.scale == "log" else 0.1 * float(np.sqrt(np.mean(np.square(truth))))
+    size = np.maximum(np.abs(truth[held]), max(usual, 1e-300))
     near = SAME * size  # data without noise leave intervals without width
     return Trial(
         threshold, int(kept.sum()), held, scale[held] / max(threshold, 1e-300),

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from flopwise.laws.result import Fit
 
 LINE = 0.15
-"""Standard deviation, in logarithms, of a variable around its line in another below which they are one."""
+"""Standard deviation in logarithms of a variable around its line in another, below which they are one."""
 OUTLIER = 4.5
 """Robust standard deviations."""
 RUN_COLUMNS = ("run", "run_id", "trunk", "experiment_id")
@@ -30,7 +30,7 @@ VAGUE = "not identified to within a factor of e"
 WIDE = 10.0
 """Ratio of an interval's ends above which a parameter is said to be hardly identified."""
 FAR, ASIDE = 10.0, 1.5
-"""Standard deviation in logarithms of a variable around its line in another, below which they are one."""
+"""How many times beyond the fitted compute, and the tokens per parameter, a prediction is warned of."""
 LOOSE = 1.0
 """Standard error of a logarithm that means "known to no better than a factor of e to 2.7"."""
 

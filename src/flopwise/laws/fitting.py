@@ -17,7 +17,7 @@ from flopwise.laws.resampling import posterior
 from flopwise.laws.result import Allocation, Fit, Prediction
 from flopwise.laws.search import Minima, descend
 from flopwise.laws.starts import TURN, bounds, minimise
-from flopwise.laws.uncertainty import Spread, from_likelihood, robust_scale, spread
+from flopwise.laws.uncertainty import Spread, from_likelihood, invert, robust_scale, spread
 
 __all__ = ["INTERVALS", "LOSSES", "Allocation", "Fit", "Prediction", "fit"]
 
@@ -217,8 +217,7 @@ def _at_bounds(problem: Objective, theta: Array) -> list[str]:
     if problem.scale != "nll":
         J = problem.jacobian(theta[None])[1][0]
         effect = np.abs(J).max(axis=1) / np.sqrt(problem.unit)
-        positive = np.array([p.log for p in problem.law.parameters])
-        near |= positive & (effect < VANISHED) & (theta < np.log(1e-3))
+        near |= problem.law.positive & (effect < VANISHED) & (theta < np.log(1e-3))
     return [name for name, at in zip(problem.law.names, near, strict=True) if at]
 
 
@@ -249,8 +248,6 @@ def _posterior(out: Fit, noise: Spread, seed: int, progress: Callable[[float], N
     problem = out.problem
     assert problem is not None
     # The objective's rise counts as much as in the profile: by the most affected parameter.
-    from flopwise.laws.uncertainty import invert
-
     scale = np.diag(noise.covariance) / np.maximum(np.diag(invert(noise.curvature)), 1e-300)
     out.samples, accepted = posterior(
         problem, out.theta, noise.covariance, *bounds(problem), float(np.median(scale)), 2000, seed, progress

@@ -14,7 +14,9 @@ import numpy as np
 
 from flopwise.errors import FlopwiseError
 from flopwise.laws import expression
-from flopwise.laws.expression import Formula, Node, Tape
+from flopwise.laws.expression import Node
+from flopwise.laws.formula import Formula, parse
+from flopwise.laws.tape import Tape
 
 Array = np.ndarray
 Columns = Mapping[str, Array]
@@ -70,7 +72,7 @@ class Published:
 class Law:
     """A form that can be fitted.
 
-    `formula` is text that `expression.parse` reads: "loss = E + A / N^alpha + B / D^beta". Its names that are
+    `formula` is text that `formula.parse` reads: "loss = E + A / N^alpha + B / D^beta". Its names that are
     no parameters are the variables; values, derivatives, linear parameters and LaTeX come from it. A law that
     has no such formula gives `function(parameters, columns)` with predictions that broadcast ([n], and [b, n]
     for parameters [b, 1]), and then `variables` and `target`; derivatives are differences.
@@ -156,12 +158,12 @@ class Law:
     @cached_property
     def parsed(self) -> Formula:
         """The formula's graph and LaTeX."""
-        return expression.parse(self.formula)
+        return parse(self.formula)
 
     @cached_property
     def nll(self) -> Node:
         """The graph of one row's negative log-likelihood."""
-        return expression.parse(self.likelihood).node
+        return parse(self.likelihood).node
 
     @cached_property
     def _nll_names(self) -> frozenset[str]:
@@ -317,7 +319,7 @@ def own(
     >>> own("loss = E + A / D^b").names
     ('E', 'A', 'b')
     """
-    parsed = expression.parse(formula)
+    parsed = parse(formula)
     names = _in_order(formula, parsed.names - set(columns))
     if not names:
         raise FlopwiseError(f"formula {formula[:80]!r} has no parameters: all its names are columns")

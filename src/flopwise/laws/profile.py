@@ -20,6 +20,7 @@ import numpy as np
 from flopwise.laws.law import Array
 from flopwise.laws.objective import Objective
 from flopwise.laws.search import descend
+from flopwise.laws.uncertainty import invert
 
 STEPS = np.array([0.4, 0.8, 1.2, 1.6, 2.0, 2.5, 3.2])
 """Where a profile is taken, in standard errors to either side."""
@@ -27,6 +28,9 @@ FURTHER, NARROWER = 6, 8
 """Times that an end which is not reached is looked for twice as far, and that a steep rise is halved."""
 RISE, FLAT = 0.7, 0.01
 """Of z: between neighbours above which a place between is looked up, and below which a profile has ended."""
+
+FINE = 0.15
+"""Standard errors between neighbours at which a jump of the objective is left as it is."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,9 @@ class Profile:
 
     def interval(self, t: float) -> tuple[float, float]:
         """Where z passes -t and t; a bound of the search where it never does."""
-        inner = np.argsort(self.values)
-        values, z = self.values[inner], np.maximum.accumulate(self.z[inner])
-        low = self.limits[0] if z[0] > -t else float(np.interp(-t, z, values))
-        high = self.limits[1] if z[-1] < t else float(np.interp(t, z, values))
+        z = np.maximum.accumulate(self.z)
+        low = self.limits[0] if z[0] > -t else float(np.interp(-t, z, self.values))
+        high = self.limits[1] if z[-1] < t else float(np.interp(t, z, self.values))
         return low, high
 
     def open_ends(self, t: float) -> tuple[bool, bool]:
@@ -54,17 +57,11 @@ class Profile:
         return bool(self.z.min() > -t), bool(self.z.max() < t)
 
 
-FINE = 0.15
-"""Standard errors between neighbours at which a jump of the objective is left as it is."""
-
-
 def profile(
     problem: Objective, theta: Array, cost: float, covariance: Array, curvature: Array, lower: Array,
     upper: Array, which: list[int], t: float,
 ) -> list[Profile]:  # fmt: skip
     """Profiles of the parameters `which` around a fit `theta` [k], out to beyond `t`."""
-    from flopwise.laws.uncertainty import invert
-
     naive = invert(curvature)
     k = len(theta)
     variance = np.maximum(np.diag(covariance), 1e-24 * np.maximum(theta**2, 1e-6))
@@ -76,7 +73,7 @@ def profile(
     # The way the others follow, in the linear case.
     along = naive / np.diag(naive)
     # A step beyond e^3 is no news about a positive parameter, and the linear way is no guide there.
-    most = 3.0 * np.where(_positive(problem), 1.0, 1 + np.abs(theta))
+    most = 3.0 * np.where(problem.law.positive, 1.0, 1 + np.abs(theta))
     width = np.where(gone, most, np.minimum(np.sqrt(variance), most))
     found: dict[int, dict[float, float]] = {i: {float(theta[i]): 0.0} for i in which}
     # Every place reached so far whose z is no further than needed: the next starts from the nearest.
@@ -152,7 +149,3 @@ def _wanted(
     if attempt < FURTHER and not passed and not flat and far < end - 1e-9:
         out += [1.5 * far, 2.2 * far]
     return [away for away in out if away > 0]
-
-
-def _positive(problem: Objective) -> Array:
-    return np.array([p.log for p in problem.law.parameters])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from flopwise.laws.expression import parse
+from flopwise.laws.formula import parse
 from flopwise.laws.law import get, own
 from flopwise.laws.objective import LOSSES
 from flopwise.laws.profile import Profile

@@ -111,14 +111,16 @@ def _of_clusters(J: Array, psi: Array, soft: Array, inverse: Array, clusters: Ar
     meat = np.zeros((k, k))
     lengths, moments = [], []
     root = np.sqrt(soft)
-    for g in np.unique(clusters):
-        rows = clusters == g
+    labels = np.unique(clusters, return_inverse=True)[1]
+    for rows in np.split(np.argsort(labels, kind="stable"), np.cumsum(np.bincount(labels))[:-1]):
         X = J[rows] * root[rows, None]
-        values, vectors = np.linalg.eigh(np.eye(len(X)) - X @ inverse @ X.T)
-        enlarge = (vectors / np.sqrt(np.maximum(values, 0.05))) @ vectors.T
-        s = J[rows].T @ (enlarge @ psi[rows])
+        # What the fit takes from a cluster lies in the span of its columns, of k dimensions at most.
+        Q, R = np.linalg.qr(X)
+        values, vectors = np.linalg.eigh(np.eye(len(R)) - R @ inverse @ R.T)
+        more = (vectors * (1 / np.sqrt(np.maximum(values, 0.05)) - 1)) @ vectors.T
+        s = J[rows].T @ (psi[rows] + Q @ (more @ (Q.T @ psi[rows])))
         meat += np.outer(s, s)
-        v = enlarge @ X @ inverse
+        v = (X + Q @ (more @ R)) @ inverse
         lengths.append((v**2).sum(axis=0))
         moments.append(X.T @ v)
     L, U = np.array(lengths), np.array(moments)  # [g, k], [g, k, k]: the last axis is the parameter
@@ -182,24 +184,32 @@ def _anova(J: Array, r: Array, clusters: Array | None, delta: float) -> Spread:
     if clusters is None:
         covariance = pooled * efficiency(delta, whole) * inverse
         return Spread(covariance, H, 0.0, whole, np.full(k, float(n - k)), True, "anova")
-    Z = (clusters[:, None] == np.unique(clusters)).astype(float)
+    labels = np.unique(clusters, return_inverse=True)[1]
+    count = np.bincount(labels).astype(float)
+
+    def sums(A: Array) -> Array:
+        """Of each column of A [n, c], by cluster [c, G]."""
+        return np.stack([np.bincount(labels, a) for a in A.T])
+
     # Directions in which clusters differ and the law is stiff; those it can follow say nothing of the noise.
     basis = _basis(J)
-    u, size, _ = np.linalg.svd(Z - basis @ (basis.T @ Z), full_matrices=False)
-    stiff = size**2 > 0.1 * Z.sum(axis=0).max()
+    shared = sums(basis)
+    size2, v = np.linalg.eigh(np.diag(count) - shared.T @ shared)
+    stiff = size2 > 0.1 * count.max()
     dof_b = int(stiff.sum())
     dof_w = n - basis.shape[1] - dof_b
-    between_ss = float(np.square(u[:, stiff].T @ r).sum())
+    along = v.T @ (np.bincount(labels, r) - shared.T @ (basis.T @ r))
+    between_ss = float((along[stiff] ** 2 / size2[stiff]).sum())
     ms_w = max(rss - between_ss, 0.0) / dof_w if dof_w else 0.0
     if dof_b == 0:
         covariance = pooled * efficiency(delta, whole) * inverse
         return Spread(covariance, H, 0.0, whole, np.full(k, float(n - k)), False, "anova")
     ms_b = between_ss / dof_b
     # Expected mean square between clusters: within + per * between.
-    per = float(np.square(size[stiff]).mean())
+    per = float(size2[stiff].mean())
     between = max(0.0, (ms_b - ms_w) / per)
     within = ms_w if between else pooled
-    carried = inverse @ J.T @ Z
+    carried = inverse @ sums(J)
     covariance = within * efficiency(delta, np.sqrt(within)) * inverse + between * carried @ carried.T
     return Spread(
         covariance,
