@@ -36,7 +36,7 @@ def file(request, tmp_path):
         lines = [("size", "D", "loss", "run"), *ROWS]
         text = "\n".join(sign.join("" if v is None else str(v) for v in line) for line in lines)
     data = text.encode()
-    path.write_bytes(gzip.compress(data) if request.param.endswith("gz") else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if request.param.endswith("gz") else data)
     return path
 
 
