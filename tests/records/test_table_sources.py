@@ -127,7 +127,8 @@ class Pages(BaseHTTPRequestHandler):
 
     body = b"N,loss\n7,3.5\n8,3.0\n"
     answers: ClassVar = {
-        "/runs.csv": (200, "text/plain", body, None), "/runs.csv.gz": (200, "", gzip.compress(body, mtime=0), None),
+        "/runs.csv": (200, "text/plain", body, None),
+        "/runs.csv.gz": (200, "", gzip.compress(body, mtime=0), None),
         "/api": (200, "text/csv; charset=utf-8", body, None),
         "/page.csv": (200, "text/html", b"<html>", None), "/cut.csv": (200, "text/csv", body, 1000),
         "/huge.csv": (200, "text/csv", b"", 10**12),

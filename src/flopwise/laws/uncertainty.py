@@ -21,8 +21,6 @@ from flopwise.laws.law import Array
 
 SANDWICH = 15
 """Independent pieces of evidence beyond the parameters from which on the sandwich is used."""
-MANY = 500
-"""Rows from which on degrees of freedom are as good as their number."""
 SHARE = 0.7
 """Half-width, in robust standard deviations, of the window that the density of residuals is counted in."""
 
@@ -88,16 +86,18 @@ def _of_rows(J: Array, psi: Array, soft: Array, inverse: Array) -> tuple[Array, 
     kept = np.maximum(1 - np.einsum("ni,ij,nj->n", X, inverse, X), 0.05)
     scores = J * (psi / np.sqrt(kept))[:, None]
     meat = scores.T @ scores
-    if n > MANY:
-        return meat, np.full(k, float(n - k))
     V = X @ inverse / np.sqrt(kept)[:, None]
     return meat, np.array([_degrees(V[:, i] ** 2, X * V[:, i, None], inverse, n) for i in range(k)])
 
 
 def _degrees(lengths: Array, moments: Array, inverse: Array, pieces: int) -> float:
     """Degrees of freedom of a variance, from `lengths` [g] and `moments` [g, k] of its clusters."""
-    B = np.diag(lengths) - moments @ inverse @ moments.T
-    return float(np.clip(np.trace(B) ** 2 / max(float((B**2).sum()), 1e-300), 1.0, pieces))
+    # Traces of B = diag(lengths) - moments inverse moments' and of its square, without making it [g, g].
+    M = inverse @ (moments.T @ moments)
+    along = np.einsum("gi,ij,gj->g", moments, inverse, moments)
+    trace = float(lengths.sum() - np.trace(M))
+    square = float((lengths**2).sum() - 2 * (lengths @ along) + np.trace(M @ M))
+    return float(np.clip(trace**2 / max(square, 1e-300), 1.0, pieces))
 
 
 def _of_clusters(J: Array, psi: Array, soft: Array, inverse: Array, clusters: Array) -> tuple[Array, Array]:
