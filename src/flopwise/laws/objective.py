@@ -239,8 +239,9 @@ class Objective:
         shape = (len(theta), self.y.shape[-1])
         if np.shape(out) != shape:
             out = np.broadcast_to(out, shape)
-        if np.isfinite(out.sum()):
-            return np.asarray(out)
+        with np.errstate(invalid="ignore"):  # infinities of both signs
+            if np.isfinite(out.sum()):
+                return np.asarray(out)
         return np.clip(np.where(np.isnan(out), NO_VALUE, out), -NO_VALUE, NO_VALUE)
 
 
