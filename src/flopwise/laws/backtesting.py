@@ -113,11 +113,13 @@ def backtest(
     Raises:
         FlopwiseError: there is no such column, one value only, or too few rows remain.
     """
+    from flopwise.records.table import read_table
+
     if not isinstance(by, str):
         raise FlopwiseError(f"backtest: by is {str(by)[:40]}, must be the name of a column")
     if hold_out not in ("largest", "largest_only"):
         raise FlopwiseError(f"backtest: hold_out is {hold_out!r}, must be 'largest' or 'largest_only'")
-    columns = as_table(table)
+    columns = read_table(table)
     form = own(law, columns) if isinstance(law, str) and "=" in law else get(law)
     form = form.from_shares() if loss == "binomial" else form
     by, scale = scale_of(columns, by, form)
@@ -208,11 +210,3 @@ def scale_of(columns: Mapping[str, Array], by: str, form: Law) -> tuple[str, Arr
             return by, 6 * numbers(columns, "N", "backtest") * numbers(columns, "D", "backtest")
         by = next((v for v in form.variables if v in columns), by)
     return by, numbers(columns, by, "backtest: to hold out by")
-
-
-def as_table(table: Any) -> dict[str, Array]:
-    """Columns as arrays."""
-    from flopwise.records.table import read_table
-
-    read = read_table(table)
-    return {str(name): np.asarray(values) for name, values in read.items()}

@@ -81,6 +81,9 @@ def choose(
     Raises:
         FlopwiseError: no candidate can be fitted.
     """
+    from flopwise.records.table import read_table
+
+    table = read_table(table)  # once, for all of them
     trials, fits, reasons = [], [], []
     for name in sorted(_listed(candidates), key=lambda c: len(get(c).parameters)):
         try:
@@ -117,6 +120,9 @@ def compare(
     Raises:
         FlopwiseError: none can be fitted; the message says why the first cannot.
     """
+    from flopwise.records.table import read_table
+
+    table = read_table(table)  # once, for all of them
     found, reasons = [], []
     laws = list({str(law) if isinstance(law, str) else law.name: law for law in _listed(laws)}.values())
     for i, law in enumerate(laws, 1):

@@ -92,7 +92,7 @@ def fit(
     size = 1e-3 * (1.0 if scale == "log" else float(np.sqrt(np.mean(np.square(y)))) or 1.0)
     limit = {"log_huber": delta, "robust": size}.get(loss, np.inf)
     problem = Objective(form, x, y, limit, scale)
-    problem, ends = _search(problem, loss, max(starts, 1), seed)
+    problem, ends = _search(problem, loss, starts, seed)
     theta = ends.theta[0]
     if np.abs(problem.residuals(theta[None])).max() >= NO_VALUE:
         raise FlopwiseError(
@@ -247,7 +247,7 @@ def _bootstrap(
 def _posterior(out: Fit, noise: Spread, seed: int, progress: Callable[[float], None] | None) -> None:
     problem = out.problem
     assert problem is not None
-    # The objective's rise counts as much as in the profile: by the most affected parameter.
+    # The objective's rise counts as in the profile of the middle parameter: there is one scale for all.
     scale = np.diag(noise.covariance) / np.maximum(np.diag(invert(noise.curvature)), 1e-300)
     out.samples, accepted = posterior(
         problem, out.theta, noise.covariance, *bounds(problem), float(np.median(scale)), 2000, seed, progress
