@@ -105,7 +105,7 @@ def test_a_recipe_that_cannot_be_found_or_read(tmp_path: Path) -> None:
         ("posttrain.base.width=33", "posttrain.base asks for width 33"),
         ("ladder.seq_len=48", "ladder.seq_len is 48, must be at least 64"),
         ("ladder.budgets=[1000, 2000]", "too short to branch"),
-        ("ladder.widths=[32, 48, 64, 64, 96]", "two are named"),
+        ("ladder.widths=[32, 48, 64, 64, 96]", "two are the same"),
     ],
 )
 def test_a_wrong_override(override: str, says: str) -> None:

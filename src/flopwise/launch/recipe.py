@@ -5,18 +5,26 @@ from __future__ import annotations
 import difflib
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from flopwise.errors import FlopwiseError, one_line
+from flopwise.launch.basics import Section
+from flopwise.launch.ladder_sections import (
+    CorpusSection,
+    LadderSection,
+    LawEntry,
+    Name,
+    TrainSection,
+    TuningSection,
+)
 from flopwise.launch.sections import (
     DataSection,
-    LadderSection,
+    DemoLadder,
     LawSection,
     PlanSection,
     PosttrainSection,
-    Section,
     TestTimeSection,
 )
 
@@ -27,15 +35,64 @@ LONGEST_PROMPT = 16
 """Tokens of the task's longest prompt, `20 20 20=100:` and the like, digit by digit."""
 
 
-class Recipe(Section):
-    """A three-laws experiment."""
+class Experiment(Section):
+    """What every recipe has."""
 
     name: str
     title: str = ""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     workers: Annotated[int, Field(ge=0, le=256)] = min(2, os.cpu_count() or 1)
-    data: DataSection
+
+
+class LadderRecipe(Experiment):
+    """A pretraining experiment: ladders of some variants, the laws asked of them, a run held out."""
+
+    kind: Literal["ladder"]
+    data: CorpusSection
     ladder: LadderSection
+    variants: dict[Name, dict[str, Any]] = Field(default={})
+    """By name, what each changes of `ladder` and, under the key `data`, of the data; none: one, `base`."""
+    tuning: TuningSection | None = None
+    laws: list[LawEntry] = Field(default=[])
+    train: TrainSection = TrainSection()
+
+    def variant(self, name: str) -> tuple[LadderSection, CorpusSection]:
+        """Ladder and data of a variant.
+
+        Raises:
+            FlopwiseError: what it changes does not exist or does not fit.
+        """
+        changes = dict(self.variants[name]) if self.variants else {}
+        data = changes.pop("data", {})
+        ladder = _merged(LadderSection, self.ladder, changes, f"variants.{name}")
+        return ladder, _merged(CorpusSection, self.data, data, f"variants.{name}.data")
+
+    @property
+    def names(self) -> list[str]:
+        """Of the variants."""
+        return list(self.variants) or ["base"]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> LadderRecipe:
+        for i, law in enumerate(self.laws):
+            for name in (*law.variants, *([law.against] if law.against else [])):
+                if name not in self.names:
+                    raise ValueError(f"laws.{i} names variant {name!r}; there are {', '.join(self.names)}")
+        if len({law.name for law in self.laws}) < len(self.laws):
+            raise ValueError("two laws have the same name; give each its own")
+        for name in self.names:
+            ladder, data = self.variant(name)
+            known = [s.label for s in data.sources]
+            if wrong := [source for source in ladder.mixture if source not in known]:
+                raise ValueError(f"ladder.mixture names {wrong[0]!r:.60}, must be among {', '.join(known)}")
+        return self
+
+
+class Recipe(Experiment):
+    """A three-laws experiment."""
+
+    data: DataSection
+    ladder: DemoLadder
     law: LawSection = LawSection()
     posttrain: PosttrainSection
     testtime: TestTimeSection = TestTimeSection()
@@ -64,7 +121,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _held_out_is_kept_out(self) -> Recipe:
         for key, rung in self.posttrain.rungs.items():
-            if rung == self.ladder.held_out:
+            if (rung.width, rung.tokens) == (self.ladder.held_out.width, self.ladder.held_out.tokens):
                 raise ValueError(f"posttrain.{key} is {rung}: that is ladder.held_out, which no fit may see")
         return self
 
@@ -85,6 +142,29 @@ class Recipe(Section):
         return self
 
 
+S = TypeVar("S", bound=Section)
+
+
+def _merged(kind: type[S], section: S, changes: dict[str, Any], place: str) -> S:
+    """The section with some keys changed, however deep."""
+
+    def merge(old: Any, new: Any) -> Any:
+        if isinstance(old, dict) and isinstance(new, dict):
+            return old | {key: merge(old.get(key), value) for key, value in new.items()}
+        return new
+
+    if not isinstance(changes, dict):
+        raise FlopwiseError(f"{place} is {changes!r:.40}, must be a mapping of what it changes")
+    content = section.model_dump(exclude_unset=True)
+    budgets = ("budgets", "isoflop", "per_parameter")
+    if any(name in changes for name in budgets):  # another kind of budget takes the place of the first
+        content = {key: value for key, value in content.items() if key not in budgets}
+    try:
+        return kind.model_validate(merge(content, changes))
+    except ValidationError as e:
+        raise FlopwiseError(f"{place}: {_explain(e, kind)}") from None
+
+
 def find(recipe: str | Path) -> Path:
     """A recipe by path, or by name among those that ship with the package."""
     path = Path(recipe)
@@ -97,7 +177,7 @@ def find(recipe: str | Path) -> Path:
     raise FlopwiseError(f"recipe {str(recipe)!r} is neither a file nor a shipped recipe ({names})")
 
 
-def load(recipe: str | Path, overrides: list[str] | None = None) -> Recipe:
+def load(recipe: str | Path, overrides: list[str] | None = None) -> Recipe | LadderRecipe:
     """Read and check a recipe; `overrides` are `key.key=value` with a YAML value.
 
     Raises:
@@ -122,10 +202,11 @@ def load(recipe: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise FlopwiseError(f"recipe {path} holds {kind}, must be a mapping; see the shipped demo recipe")
     for override in overrides or []:
         _override(content, override)
+    form: type[Recipe] | type[LadderRecipe] = LadderRecipe if content.get("kind") == "ladder" else Recipe
     try:
-        return Recipe.model_validate(content)
+        return form.model_validate(content)
     except ValidationError as e:
-        raise FlopwiseError(f"recipe {path}: {_explain(e, Recipe)}") from None
+        raise FlopwiseError(f"recipe {path}: {_explain(e, form)}") from None
 
 
 def _override(content: dict[str, Any], override: str) -> None:

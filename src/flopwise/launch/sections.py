@@ -5,35 +5,16 @@ Imports no torch: a recipe is checked before anything heavy starts.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from flopwise.data import corpora, countdown
+from flopwise.launch.basics import Count, Rung, Section, Share, one_of
+from flopwise.launch.ladder_sections import HeldOut, LadderSection
 
-
-def one_of(known: Collection[str]) -> AfterValidator:
-    """Accepts these names alone."""
-
-    def check(name: str) -> str:
-        if name not in known:
-            raise ValueError(f"must be one of {', '.join(known)}")
-        return name
-
-    return AfterValidator(check)
-
-
-Count = Annotated[int, Field(ge=1)]
-Share = Annotated[float, Field(gt=0, lt=1)]
 Corpus = Annotated[str, one_of(corpora.NAMES)]
 Task = Annotated[str, one_of(countdown.TASKS)]
-
-
-class Section(BaseModel):
-    """A part of a recipe; unknown keys are errors, and so are infinite numbers."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DataSection(Section):
@@ -50,47 +31,16 @@ class DataSection(Section):
     test_problems: Count = 1000
 
 
-class Rung(Section):
-    """A size and a token budget."""
-
-    width: Count
-    tokens: Count
-
-    def __str__(self) -> str:
-        return f"width {self.width} at {self.tokens:,} tokens"
-
-
-class RatesSection(Section):
-    """Base learning rates, see `train.optim.Rates`."""
-
-    muon: float = Field(default=0.02, gt=0)
-    embed: float = Field(default=0.01, gt=0)
-    head: float = Field(default=0.004, gt=0)
-
-
-class LadderSection(Section):
-    """Law 1: sizes times budgets, and the larger run that no fit sees."""
+class DemoLadder(LadderSection):
+    """The ladder of the three-laws recipe: text and the task in one mixture, one larger run held out."""
 
     widths: list[Count] = Field(min_length=2)
-    depth: Count = 2
     budgets: list[Count] = Field(min_length=2)
-    held_out: Rung
-    extra_seeds: dict[int, Count] = {}
-    batch_size: Count = 16
-    seq_len: Annotated[int, Field(ge=16)] = 128
-    warmup_steps: Count = 40
-    decay_fraction: Share = 0.2
+    held_out: HeldOut
     mixture: dict[str, Share] = Field(default={"text": 0.75, "task": 0.25}, min_length=1)
-    heldout_tokens: Count = 65_536
-    rates: RatesSection = RatesSection()
-
-    @property
-    def context(self) -> int:
-        """The models' context: training length, so that nothing is extrapolated in position."""
-        return self.seq_len
 
     @model_validator(mode="after")
-    def _held_out_is_larger(self) -> LadderSection:
+    def _held_out_is_larger(self) -> DemoLadder:
         if self.held_out.width <= max(self.widths):
             raise ValueError(
                 f"held_out.width is {self.held_out.width}, must be above the ladder's largest, "
@@ -178,7 +128,7 @@ class PosttrainSection(Section):
     base: Rung
     more_pretraining: Rung
     student: Rung
-    other_sizes: list[Rung] = []
+    other_sizes: list[Rung] = Field(default=[])
     """More rungs that get the same fine-tuning: with them accuracy can be predicted over sizes."""
     val_problems: Count = 256
     sft: MethodSection
