@@ -141,7 +141,7 @@ def test_parameters_by_group(cfg):
     assert count.total == count.active == sum(sizes.values())
     assert count.by_module == {
         "embedding": total("embed"), "attention": total("attn.qkv", "attn.out"),
-        "mlp": total("mlp.gate", "mlp.down"), "norms": total("norm"), "output": total("head"),
+        "mlp": total("mlp.gate", "mlp.down"), "norms": total("norm"), "output": total("head"), "router": total("router"),
     }  # fmt: skip
     assert count.non_embedding == count.total - total("embed", "head") == count.total - count.embedding
 
