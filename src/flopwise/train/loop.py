@@ -17,7 +17,7 @@ from flopwise.flops.spend import Spend
 from flopwise.models.transformer import Transformer
 from flopwise.train import checkpoint
 from flopwise.train.objectives import Batch, Objective
-from flopwise.train.optim import Optimiser
+from flopwise.train.parallel import Steps, Team, alone
 
 
 class Log(Protocol):
@@ -41,22 +41,24 @@ class Counters:
     wall_s: float = 0.0
     device_s: float = 0.0
 
+    peak_bytes: float = 0.0
+    """Of all processes together: resident memory, or the accelerator's where there is one."""
+    device: str | None = None
+
     def spend(self) -> Spend:
         """As a record wants it."""
-        import resource
-
         from flopwise.flops.hardware import device_name
 
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        peak = max(int(self.peak_bytes), 0 if self.device else _peak_bytes(None))
         return Spend(
             self.train_flops, self.generate_flops, self.score_flops, self.tokens,
-            self.wall_s, self.device_s, device_name(), peak,
+            self.wall_s, self.device_s, self.device or device_name(), peak,
         )  # fmt: skip
 
 
 def train(
     model: Transformer,
-    optimiser: Optimiser,
+    optimiser: Steps,
     next_batch: Callable[[int], Batch | None],
     objective: Objective,
     schedule: Callable[[int], float],
@@ -70,6 +72,7 @@ def train(
     clip: float = 1.0,
     log_every: int = 20,
     checkpoint_every_s: float = 4.0,
+    team: Team | None = None,
 ) -> Counters:
     """Update `model` from `first_step` (inclusive) to `last_step` (exclusive).
 
@@ -78,48 +81,110 @@ def train(
     learn (no group with a signal); the cost of finding that out is then lost to the ledger, so methods
     return an empty-weight batch instead when they spent something.
 
+    `team` says who trains (`Team.place` made model and optimiser); every process of it calls this with
+    the same arguments, and the counters are those of all of them together. Checkpoints are written behind
+    the loop's back, at most every `checkpoint_every_s` seconds and so rarely that they hold it up for less
+    than a twentieth of the time.
+
     Raises:
         FlopwiseError: the loss or its gradient is not finite (the value, the step, what to change).
+        OSError: a checkpoint cannot be written.
     """
+    team = team or alone()
     state_path = log.path / checkpoint.STATE_FILE
+    writer = checkpoint.Writer(state_path, team.settings.keep)
     counters = Counters(first_step)
-    if state_path.exists():
-        counters = Counters(**checkpoint.load(state_path, model, optimiser))
-    log.rewind(counters.step)
+    if team.agree(state_path.exists()):
+        saved = checkpoint.load(state_path, model, optimiser, generators=True)
+        writer.best = saved.pop("best", None)
+        counters = Counters(**saved)
+    if team.leads:
+        log.rewind(counters.step)
+        checkpoint.rewind_kept(state_path, counters.step)
     model.train()
-    wall, device, saved_at = time.monotonic(), time.process_time(), time.monotonic()
+    clock = _Clock(team, counters)
+    recent: list[float] = []
 
-    def settle_clock() -> None:
-        nonlocal wall, device
-        now, cpu = time.monotonic(), time.process_time()
-        counters.wall_s += now - wall
-        counters.device_s += cpu - device
-        wall, device = now, cpu
+    def note(**row: float) -> None:
+        if team.leads:
+            log.log(step=counters.step, **_ledger(counters), **row)
 
-    for step in range(counters.step, last_step):
-        batch = next_batch(step)
-        row: dict[str, float] = {}
-        if batch is not None:
-            counters.generate_flops += batch.generate_flops
-            counters.score_flops += batch.score_flops
-            if batch.weights is None or bool(batch.weights.any()):
-                row = _update(model, optimiser, batch, objective, schedule(step), clip, step)
-                counters.train_flops += update_flops(model, batch)
-                counters.tokens += batch.ids.numel()
-            row |= batch.info
-        counters.step = step + 1
-        if row and ((step + 1) % log_every == 0 or step + 1 == last_step):
-            log.log(step=step + 1, **_ledger(counters), **row)
-        if evaluate is not None and step + 1 in evaluate_at:
-            log.log(step=step + 1, **_ledger(counters), **evaluate(step + 1))
-            model.train()
-        progress((step + 1 - first_step) / (last_step - first_step))
-        if time.monotonic() - saved_at > checkpoint_every_s and step + 1 < last_step:
-            settle_clock()
-            checkpoint.save(state_path, model, optimiser, vars(counters))
-            saved_at = time.monotonic()
-    settle_clock()
+    try:
+        for step in range(counters.step, last_step):
+            batch = next_batch(step)
+            row: dict[str, float] = {}
+            if batch is not None:
+                counters.generate_flops += batch.generate_flops
+                counters.score_flops += batch.score_flops
+                if batch.weights is None or bool(batch.weights.any()):
+                    row = _update(team, model, optimiser, batch, objective, schedule(step), clip, step)
+                    counters.train_flops += update_flops(model, batch)
+                    counters.tokens += batch.ids.numel()
+                    recent.append(row["loss"])
+                row |= batch.info
+            counters.step = step + 1
+            if row and ((step + 1) % log_every == 0 or step + 1 == last_step):
+                note(**row)
+            if evaluate is not None and step + 1 in evaluate_at:
+                note(**evaluate(step + 1))
+                model.train()
+            progress((step + 1 - first_step) / (last_step - first_step))
+            wanted = writer.due(step + 1) or team.agree(clock.since_save() > checkpoint_every_s)
+            if wanted and step + 1 < last_step:
+                clock.settle()
+                clock.saving(
+                    lambda: writer.save(
+                        model, optimiser, vars(counters), sum(recent) / len(recent) if recent else None
+                    )
+                )
+                recent.clear()
+    finally:
+        writer.wait()
+    clock.settle()
     return counters
+
+
+class _Clock:
+    """Seconds by the clock and of the device, kept in the counters; when the last checkpoint was."""
+
+    def __init__(self, team: Team, counters: Counters):
+        self.team, self.counters = team, counters
+        self.wall, self.cpu = time.monotonic(), time.process_time()
+        self.saved_at, self.rest = self.wall, 0.0
+
+    def since_save(self) -> float:
+        """Seconds since the last checkpoint, less the rest that its cost demands."""
+        return time.monotonic() - self.saved_at - self.rest
+
+    def saving(self, save: Callable[[], None]) -> None:
+        """Save, and rest twenty times as long as that held up the loop."""
+        start = time.monotonic()
+        save()
+        self.saved_at = time.monotonic()
+        self.rest = max(0.0, 20 * (self.saved_at - start) - 1.0)
+
+    def settle(self) -> None:
+        """Add the time since the last settling to the counters; in a team, that of all processes."""
+        now, cpu = time.monotonic(), time.process_time()
+        accelerated = self.team.device.type == "cuda"
+        device, peak = self.team.add_up(
+            now - self.wall if accelerated else cpu - self.cpu, _peak_bytes(self.team.device)
+        )
+        self.counters.wall_s += now - self.wall
+        self.counters.device_s += device
+        self.counters.peak_bytes = max(self.counters.peak_bytes, peak)
+        if accelerated:
+            self.counters.device = torch.cuda.get_device_name(self.team.device)
+        self.wall, self.cpu = now, cpu
+
+
+def _peak_bytes(device: torch.device | None) -> int:
+    """Largest memory so far: allocated on the accelerator, else resident in this process."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def update_flops(model: Transformer, batch: Batch) -> float:
@@ -140,8 +205,9 @@ def _ledger(counters: Counters) -> dict[str, float]:
 
 
 def _update(
+    team: Team,
     model: Transformer,
-    optimiser: Optimiser,
+    optimiser: Steps,
     batch: Batch,
     objective: Objective,
     factor: float,
@@ -149,11 +215,13 @@ def _update(
     step: int,
 ) -> dict[str, float]:
     """One forward, backward, clip and step; returns what is worth logging."""
-    loss, logs = objective(model, batch)
-    value = loss.item()
+    mine, share = team.share(batch)
+    loss, logs = team.loss(objective, model, mine)
+    value, logs = team.total(loss.item(), logs, share)
     if not math.isfinite(value):
         raise FlopwiseError(f"loss is {value} at step {step}; lower the learning rate or check the data")
-    loss.backward()
+    (loss if share == 1.0 else loss * share).backward()
+    team.join_gradients(model)
     norm = float(optimiser.clip(clip))
     if not math.isfinite(norm):
         raise FlopwiseError(f"gradient norm is {norm} at step {step}; lower the learning rate")
