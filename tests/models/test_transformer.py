@@ -60,23 +60,23 @@ def test_token_logprobs_and_their_gradient():
     hidden, weight = (4 * randn(7, 5)).requires_grad_(), randn(11, 5, seed=1).requires_grad_()
     targets = torch.tensor([0, 10, 3, 3, 5, 1, 0])
     plain = (hidden @ weight.T).log_softmax(-1)[torch.arange(7), targets]
-    assert torch.allclose(kernels.token_logprobs(hidden, weight, targets), plain)
+    assert torch.allclose(kernels.token_logprobs(hidden, weight, targets)[0], plain)
     scale = randn(7, seed=2)
     want = torch.autograd.grad((plain * scale).sum(), (hidden, weight))
     got = torch.autograd.grad(
-        (kernels.token_logprobs(hidden, weight, targets) * scale).sum(), (hidden, weight)
+        (kernels.token_logprobs(hidden, weight, targets)[0] * scale).sum(), (hidden, weight)
     )
     assert all(torch.allclose(a, b) for a, b in zip(got, want, strict=True))
 
 
 def test_token_logprobs_survive_large_logits():
     hidden, weight = torch.tensor([[200.0], [-300.0]]), torch.tensor([[1.0], [-1.0]])
-    assert kernels.token_logprobs(hidden, weight, torch.tensor([1, 0])).tolist() == [-400.0, -600.0]
+    assert kernels.token_logprobs(hidden, weight, torch.tensor([1, 0]))[0].tolist() == [-400.0, -600.0]
 
 
 def test_a_graph_through_the_shared_buffer_cannot_be_walked_twice():
     hidden = randn(3, 4).requires_grad_()
-    loss = kernels.token_logprobs(hidden, randn(6, 4, seed=1), torch.tensor([0, 1, 2])).sum()
+    loss = kernels.token_logprobs(hidden, randn(6, 4, seed=1), torch.tensor([0, 1, 2]))[0].sum()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()

@@ -40,6 +40,34 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return _RMSNorm.apply(x, weight, eps)
 
 
+class _QKNorm(Function):
+    @staticmethod
+    def forward(ctx: Any, qk: Tensor, weight: Tensor, eps: float) -> Tensor:
+        scale = qk.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
+        unit = qk * scale
+        ctx.save_for_backward(unit, scale, weight)
+        return unit * weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        unit, scale, weight = ctx.saved_tensors
+        to_weight = torch.einsum("nhd,nhd->hd", grad, unit)
+        grad = grad * weight
+        slope = (grad * unit).mean(-1, keepdim=True)
+        return grad.addcmul_(unit, slope, value=-1).mul_(scale), to_weight, None
+
+
+def qk_norm(
+    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, n_heads: int, n_kv_heads: int, eps: float
+) -> Tensor:
+    """Fused qkv [N, (H + 2K) D] with each query and key head over its root mean square, times weights [D]."""
+    weight = torch.cat([q_weight.expand(n_heads, -1), k_weight.expand(n_kv_heads, -1)])
+    n = weight.numel()
+    normed = _QKNorm.apply(qkv[:, :n].view(len(qkv), *weight.shape), weight, eps)
+    return torch.cat([normed.flatten(1), qkv[:, n:]], 1)
+
+
 class _SwiGLU(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -76,7 +104,8 @@ class Positions:
     """What attention needs that depends on the length T alone; made once per forward pass.
 
     Cosines and sines for queries [D, T * G], divided by sqrt(D), and for keys [D, T], where G query heads
-    share a key head; `mask` [SPAN * G, SPAN] hides the keys that come after a query.
+    share a key head; `mask` [SPAN * G, SPAN] hides the keys that come after a query. With a `window` a query
+    sees that many keys, the last of them its own.
     """
 
     q_cos: Tensor
@@ -84,6 +113,7 @@ class Positions:
     k_cos: Tensor
     k_sin: Tensor
     mask: Tensor
+    window: int | None = None
 
     @property
     def length(self) -> int:
@@ -91,14 +121,16 @@ class Positions:
         return self.k_cos.shape[1]
 
     @classmethod
-    def of(cls, cos: Tensor, sin: Tensor, n_heads: int, n_kv_heads: int) -> Positions:
+    def of(
+        cls, cos: Tensor, sin: Tensor, n_heads: int, n_kv_heads: int, window: int | None = None
+    ) -> Positions:
         """From the rotary tables cos and sin [T, D]."""
         G = n_heads // n_kv_heads
         cos, sin = cos.T, sin.T
         scale = cos.shape[0] ** -0.5
         mask = torch.full((SPAN, SPAN), -torch.inf, dtype=cos.dtype, device=cos.device).triu_(1)
         q_cos, q_sin = ((t * scale).repeat_interleave(G, 1) for t in (cos, sin))
-        return cls(q_cos, q_sin, cos, sin, mask.repeat_interleave(G, 0))
+        return cls(q_cos, q_sin, cos, sin, mask.repeat_interleave(G, 0), window)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
@@ -124,11 +156,13 @@ class _Attention(Function):
         q, k = _turn(q, at.q_cos, at.q_sin), _turn(k, at.k_cos, at.k_sin)
         mixed = torch.empty_like(q)
         weights = []
-        for a, b in _spans(T):
-            scores = torch.bmm(q[:, :, a * G : b * G].mT, k[:, :, :b])
-            scores[:, :, a:] += at.mask[: (b - a) * G, : b - a]
+        for first, a, b in _spans(T, at.window):
+            scores = torch.bmm(q[:, :, a * G : b * G].mT, k[:, :, first:b])
+            scores[:, :, a - first :] += at.mask[: (b - a) * G, : b - a]
+            if at.window is not None:
+                _hide_old(scores, b - a, a - first, at.window)
             weights.append(torch.softmax(scores, -1, out=scores))
-            mixed[:, :, a * G : b * G] = torch.bmm(v[:, :, :b], scores.mT)
+            mixed[:, :, a * G : b * G] = torch.bmm(v[:, :, first:b], scores.mT)
         ctx.save_for_backward(q, k, v, *weights)
         ctx.at, ctx.shape = at, (B, T, K, G, D)
         return mixed.view(B, K, D, T, G).permute(0, 3, 1, 4, 2).reshape(B, T, H * D)
@@ -141,13 +175,13 @@ class _Attention(Function):
         H = K * G
         grad = grad.reshape(B, T, K, G, D).permute(0, 2, 4, 1, 3).reshape(B * K, D, T * G)
         to_q, to_k, to_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for (a, b), w in zip(_spans(T), weights, strict=True):
+        for (first, a, b), w in zip(_spans(T, at.window), weights, strict=True):
             rows = slice(a * G, b * G)
-            to_v[:, :, :b] += torch.bmm(grad[:, :, rows], w)
-            to_scores = torch.bmm(grad[:, :, rows].mT, v[:, :, :b])
+            to_v[:, :, first:b] += torch.bmm(grad[:, :, rows], w)
+            to_scores = torch.bmm(grad[:, :, rows].mT, v[:, :, first:b])
             torch._softmax_backward_data(to_scores, w, -1, w.dtype, grad_input=to_scores)
-            to_q[:, :, rows] = torch.bmm(k[:, :, :b], to_scores.mT)
-            to_k[:, :, :b] += torch.bmm(q[:, :, rows], to_scores)
+            to_q[:, :, rows] = torch.bmm(k[:, :, first:b], to_scores.mT)
+            to_k[:, :, first:b] += torch.bmm(q[:, :, rows], to_scores)
         to_q = _turn(to_q, at.q_cos, at.q_sin, back=True)
         to_k = _turn(to_k, at.k_cos, at.k_sin, back=True)
         out = torch.empty(B, T, H + 2 * K, D, dtype=grad.dtype, device=grad.device)
@@ -157,8 +191,18 @@ class _Attention(Function):
         return out.view(B, T, -1), None, None, None
 
 
-def _spans(T: int) -> list[tuple[int, int]]:
-    return [(a, min(a + SPAN, T)) for a in range(0, T, SPAN)]
+def _spans(T: int, window: int | None) -> list[tuple[int, int, int]]:
+    """First key, first query and end of each span: keys before the first query's window are left out."""
+    starts = range(0, T, SPAN)
+    return [(max(0, a - window + 1) if window else 0, a, min(a + SPAN, T)) for a in starts]
+
+
+def _hide_old(scores: Tensor, queries: int, before: int, window: int) -> None:
+    """Hide from scores [n, queries * G, keys] the keys that have left a query's window; `before` keys lie
+    before the first query."""
+    left = torch.arange(scores.shape[2], device=scores.device) - before + window
+    old = torch.arange(queries, device=scores.device)[:, None] >= left
+    scores.masked_fill_(old.repeat_interleave(scores.shape[1] // queries, 0), -torch.inf)
 
 
 def attention(qkv: Tensor, positions: Positions, n_heads: int, n_kv_heads: int) -> Tensor:
@@ -173,25 +217,32 @@ def attention(qkv: Tensor, positions: Positions, n_heads: int, n_kv_heads: int) 
 
 class _TokenLogprobs(Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
         logits = torch.mm(hidden, weight.T)
-        logits -= logits.amax(1, keepdim=True)
+        largest = logits.amax(1, keepdim=True)
+        logits -= largest
         chosen = logits.gather(1, targets)
         total = logits.exp_().sum(1, keepdim=True)
         ctx.save_for_backward(hidden, weight, targets, logits, total)
-        return chosen.sub_(total.log())
+        log_total = total.log()
+        return chosen.sub_(log_total), log_total.add_(largest)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor | None, to_log_z: Tensor | None) -> tuple[Tensor, Tensor, None]:
         hidden, weight, targets, exps, total = ctx.saved_tensors
-        to_logits = exps.mul_((grad / total).neg_()).scatter_add_(1, targets, grad)
+        grad = torch.zeros_like(total) if grad is None else grad
+        share = -grad if to_log_z is None else to_log_z - grad
+        to_logits = exps.mul_(share.div_(total)).scatter_add_(1, targets, grad)
         return torch.mm(to_logits, weight), torch.mm(hidden.T, to_logits).T, None
 
 
-def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """log softmax(hidden [N, d] @ weight [V, d].T) at targets [N], in nats: [N].
+def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """log softmax(hidden [N, d] @ weight [V, d].T) at targets [N], in nats: [N]; and the log of the softmax's
+    denominator [N].
 
     One [N, V] buffer serves values and gradient, so a graph through it can be walked back once only.
     """
-    return _TokenLogprobs.apply(hidden, weight, targets[:, None])[:, 0]
+    logprobs, log_z = _TokenLogprobs.apply(hidden, weight, targets[:, None])
+    return logprobs[:, 0], log_z[:, 0]

@@ -1,7 +1,8 @@
-"""The decoder transformer: RMSNorm, rotary positions, SwiGLU, grouped-query attention.
+"""The decoder transformer: RMSNorm, rotary positions, grouped-query attention, SwiGLU or experts.
 
-Same mathematics as the Llama family in `transformers`; query/key/value and gate/up are fused into one
-matrix each, because at a few hundred thousand parameters the number of kernel calls is what costs.
+Same mathematics as the Llama, Mistral and Qwen families in `transformers`; query/key/value and gate/up are
+fused into one matrix each, because at a few hundred thousand parameters the number of kernel calls is what
+costs.
 `models.hf` writes and reads the unfused names.
 """
 
@@ -16,6 +17,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.models import kernels
 from flopwise.models.config import ModelConfig
 from flopwise.models.kernels import Positions
+from flopwise.models.moe import MLP, MoE
 
 
 def rope_tables(cfg: ModelConfig, length: int) -> tuple[Tensor, Tensor]:
@@ -39,48 +41,57 @@ class RMSNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention; `qkv` holds all query heads, then key heads, then value heads."""
+    """Causal self-attention; `qkv` holds all query heads, then key heads, then value heads.
+
+    With `qk_norm` each query and key head is normalised before its rotary turn, with one weight per unit that
+    all heads share (Dehghani et al., arXiv 2302.05442, section 2.1; per head as in Qwen3, arXiv 2505.09388).
+    """
 
     def __init__(self, cfg: ModelConfig):
         super().__init__()
         self.cfg = cfg
         self.qkv = nn.Linear(cfg.d_model, (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.head_dim, bias=False)
         self.out = nn.Linear(cfg.n_heads * cfg.head_dim, cfg.d_model, bias=False)
+        if cfg.qk_norm:
+            self.q_norm = RMSNorm(cfg.head_dim, eps=cfg.norm_eps)
+            self.k_norm = RMSNorm(cfg.head_dim, eps=cfg.norm_eps)
 
     def forward(self, x: Tensor, at: Positions) -> Tensor:
         """x [B * T, d_model] -> [B * T, d_model]."""
-        qkv = self.qkv(x).view(-1, at.length, self.qkv.out_features)
-        mixed = kernels.attention(qkv, at, self.cfg.n_heads, self.cfg.n_kv_heads)
+        cfg = self.cfg
+        qkv = self.qkv(x)
+        if cfg.qk_norm:
+            weights = self.q_norm.weight, self.k_norm.weight
+            qkv = kernels.qk_norm(qkv, *weights, cfg.n_heads, cfg.n_kv_heads, cfg.norm_eps)
+        mixed = kernels.attention(qkv.view(-1, at.length, qkv.shape[1]), at, cfg.n_heads, cfg.n_kv_heads)
         return self.out(mixed.flatten(0, 1))
 
-
-class MLP(nn.Module):
-    """SwiGLU (Shazeer, arXiv 2002.05202): down(silu(gate(x)) * up(x)), gate and up fused."""
-
-    def __init__(self, cfg: ModelConfig):
-        super().__init__()
-        self.gate_up = nn.Linear(cfg.d_model, 2 * cfg.d_ff, bias=False)
-        self.down = nn.Linear(cfg.d_ff, cfg.d_model, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [N, d_model] -> [N, d_model]."""
-        return self.down(kernels.swiglu(self.gate_up(x)))
+    def matrices(self) -> list[tuple[Tensor, list[int]]]:
+        """Weights [out, in], each with the rows of the maps that are fused in it."""
+        cfg = self.cfg
+        kv = cfg.n_kv_heads * cfg.head_dim
+        return [(self.qkv.weight, [cfg.n_heads * cfg.head_dim, kv, kv]), (self.out.weight, [cfg.d_model])]
 
 
 class Block(nn.Module):
-    """Pre-norm residual block."""
+    """Pre-norm residual block; `mlp` is a `MoE` where the configuration has experts in this layer."""
 
-    def __init__(self, cfg: ModelConfig):
+    def __init__(self, cfg: ModelConfig, layer: int = 0):
         super().__init__()
         self.attn_norm = RMSNorm(cfg.d_model, eps=cfg.norm_eps)
         self.attn = Attention(cfg)
         self.mlp_norm = RMSNorm(cfg.d_model, eps=cfg.norm_eps)
-        self.mlp = MLP(cfg)
+        self.mlp: MLP | MoE = MoE(cfg) if cfg.has_experts(layer) else MLP(cfg.d_model, cfg.d_ff)
 
     def forward(self, x: Tensor, at: Positions) -> Tensor:
         """x [B * T, d_model] -> [B * T, d_model]."""
         x = x + self.attn(self.attn_norm(x), at)
         return x + self.mlp(self.mlp_norm(x))
+
+    def matrices(self) -> list[tuple[Tensor, list[int]]]:
+        """Maps between hidden layers, for the optimiser: weights [out, in] or [experts, out, in], each with
+        the rows (of out) that belong to the maps fused in it."""
+        return self.attn.matrices() + self.mlp.matrices()
 
 
 class Transformer(nn.Module):
@@ -93,7 +104,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.cfg = cfg
         self.embed = nn.Embedding(cfg.vocab_size, cfg.d_model)
-        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.n_layers))
+        self.blocks = nn.ModuleList(Block(cfg, layer) for layer in range(cfg.n_layers))
         self.norm = RMSNorm(cfg.d_model, eps=cfg.norm_eps)
         self.head = nn.Linear(cfg.d_model, n_scores or cfg.vocab_size, bias=False)
         self.n_scores = n_scores
@@ -109,7 +120,10 @@ class Transformer(nn.Module):
         if length > limit:
             raise FlopwiseError(f"model: {length} tokens do not fit its context of {limit}; cut the sequence")
         x = self.embed(ids).flatten(0, 1)
-        at = Positions.of(self.cos[:length], self.sin[:length], self.cfg.n_heads, self.cfg.n_kv_heads)
+        cfg = self.cfg
+        at = Positions.of(
+            self.cos[:length], self.sin[:length], cfg.n_heads, cfg.n_kv_heads, cfg.sliding_window
+        )
         for block in self.blocks:
             x = block(x, at)
         return self.norm(x).view(*ids.shape, -1)
@@ -118,10 +132,26 @@ class Transformer(nn.Module):
         """ids [B, T] -> logits [B, T, vocab_size] (or scores [B, T, n_scores])."""
         return self.head(self.hidden(ids))
 
+    def experts(self) -> list[MoE]:
+        """The mixtures of experts, first layer first."""
+        return [block.mlp for block in self.blocks if isinstance(block, Block) and isinstance(block.mlp, MoE)]
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """What the last forward pass in training mode adds to the loss: sum over layers, None if nothing."""
+        losses = [moe.auxiliary for moe in self.experts() if moe.auxiliary is not None]
+        return torch.stack(losses).sum() if losses else None
+
+    def rebalance(self) -> None:
+        """Once per update, after it: experts' selection biases follow the load of its batch."""
+        for moe in self.experts():
+            moe.rebalance()
+
     @torch.no_grad()
     def initialise(self, seed: int) -> Transformer:
         """Draw the weights: 0.7/sqrt(fan-in), residual outputs also by 1/sqrt(2 depth), zero head.
 
+        Experts as the matrices of a dense layer of their width; routers at a tenth of the scale, so that the
+        first choices are nearly even (Switch, arXiv 2101.03961, section 2.4, scales the whole model so).
         A standard deviation of .02 at width 64 would lose two thirds of the early progress
         (`docs/design.md`, "What was measured"). The embedding is drawn at unit scale.
         """
@@ -134,11 +164,20 @@ class Transformer(nn.Module):
         depth_scale = 1 / math.sqrt(2 * self.cfg.n_layers)
         for block in self.blocks:
             assert isinstance(block, Block)
-            for linear, scale in (
-                (block.attn.qkv, 1.0), (block.attn.out, depth_scale),
-                (block.mlp.gate_up, 1.0), (block.mlp.down, depth_scale),
-            ):  # fmt: skip
-                normal(linear.weight, 0.7 * scale / math.sqrt(linear.in_features))
+            mlp = block.mlp
+            scaled = [(block.attn.qkv.weight, 1.0), (block.attn.out.weight, depth_scale)]
+            if isinstance(mlp, MoE):
+                scaled += [(mlp.router.weight, 0.1), (mlp.gate_up, 1.0), (mlp.down, depth_scale)]
+                mlp.bias.zero_()
+                mlp.load.zero_()
+            dense = mlp.shared if isinstance(mlp, MoE) else mlp
+            if dense is not None:
+                scaled += [(dense.gate_up.weight, 1.0), (dense.down.weight, depth_scale)]
+            for weight, scale in scaled:
+                normal(weight, 0.7 * scale / math.sqrt(weight.shape[-1]))
+            if self.cfg.qk_norm:
+                block.attn.q_norm.weight.fill_(1.0)
+                block.attn.k_norm.weight.fill_(1.0)
             block.attn_norm.weight.fill_(1.0)
             block.mlp_norm.weight.fill_(1.0)
         self.norm.weight.fill_(1.0)

@@ -43,23 +43,57 @@ class Batch:
 Objective = Callable[[Transformer, Batch], tuple[Tensor, dict[str, float]]]
 
 
-def cross_entropy(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-    """Weighted mean of -log p(target), in nats per token: pretraining, fine-tuning, sequence distillation."""
-    logprobs = token_logprobs(model, batch)
+def language_model(z_loss: float = 0.0) -> Objective:
+    """Weighted mean of -log p(target), in nats per token: pretraining, fine-tuning, sequence distillation.
+
+    Added to what is minimised, but not to the `loss` that is logged: the auxiliary losses of a mixture of
+    experts, and `z_loss` times the mean squared log of the softmax's denominator, which keeps logits from
+    drifting (PaLM, arXiv 2204.02311, section 5, with 1e-4).
+    """
+
+    def objective(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        logprobs, log_z = _token_logprobs(model, batch)
+        loss, logs = -_mean(logprobs, batch), {}
+        auxiliary = model.auxiliary_loss()
+        if auxiliary is not None or z_loss:
+            logs["loss"] = loss.item()
+        if auxiliary is not None:
+            logs["auxiliary_loss"] = auxiliary.item()
+            loss = loss + auxiliary
+        if z_loss:
+            loss = loss + z_loss * _mean(log_z.square(), batch)
+        return loss, logs
+
+    return objective
+
+
+cross_entropy = language_model()
+"""The same without z-loss."""
+
+
+def _mean(values: Tensor, batch: Batch) -> Tensor:
+    """Over tokens, by their weights."""
     if batch.weights is None:
-        return -logprobs.mean(), {}
-    return -(logprobs * batch.weights).sum() / batch.weights.sum().clamp_min(1.0), {}
+        return values.mean()
+    return (values * batch.weights).sum() / batch.weights.sum().clamp_min(1.0)
 
 
 def token_logprobs(model: Transformer, batch: Batch) -> Tensor:
     """log p(target) [B, T] under the model, in nats; 0 where the weight is 0: no head is applied there."""
+    return _token_logprobs(model, batch)[0]
+
+
+def _token_logprobs(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Also the log of the softmax's denominator."""
     assert batch.targets is not None
     hidden, targets = model.hidden(batch.ids).flatten(0, 1), batch.targets.flatten()
     if batch.weights is None:
-        return kernels.token_logprobs(hidden, model.head.weight, targets).view(batch.ids.shape)
-    learned = batch.weights.flatten().nonzero()[:, 0]
-    logprobs = kernels.token_logprobs(hidden[learned], model.head.weight, targets[learned])
-    return torch.zeros(len(targets)).index_copy(0, learned, logprobs).view(batch.ids.shape)
+        logprobs, log_z = kernels.token_logprobs(hidden, model.head.weight, targets)
+    else:
+        learned = batch.weights.flatten().nonzero()[:, 0]
+        found = kernels.token_logprobs(hidden[learned], model.head.weight, targets[learned])
+        logprobs, log_z = (torch.zeros(len(targets)).index_copy(0, learned, t) for t in found)
+    return logprobs.view(batch.ids.shape), log_z.view(batch.ids.shape)
 
 
 def policy_gradient(clip_low: float = 0.2, clip_high: float = 0.28) -> Objective:

@@ -64,44 +64,41 @@ class Optimiser:
     """Muon + AdamW over a Transformer; its whole state is a flat dict of tensors.
 
     Matrices of one shape are stacked, so the iteration costs a few batched products for the model
-    instead of a few per matrix. The fused query/key/value and gate/up matrices are taken apart first:
-    each part is a map of its own.
+    instead of a few per matrix. Fused matrices are taken apart first, and experts are one map each.
     """
 
     def __init__(self, model: Transformer, rates: Rates):
         self.rates = rates
         self.model = model
-        cfg = model.cfg
         parts: list[tuple[Tensor, Tensor]] = []
         self.matrices: list[Tensor] = []
-        kv = cfg.n_kv_heads * cfg.head_dim
         for block in model.blocks:
             assert isinstance(block, Block)
-            splits = (
-                (block.attn.qkv.weight, [cfg.n_heads * cfg.head_dim, kv, kv]),
-                (block.attn.out.weight, [cfg.d_model]),
-                (block.mlp.gate_up.weight, [cfg.d_ff, cfg.d_ff]),
-                (block.mlp.down.weight, [cfg.d_model]),
-            )
-            for weight, rows in splits:
+            for weight, rows in block.matrices():
                 self.matrices.append(weight)
                 weight.grad = torch.zeros_like(weight)
-                parts += list(zip(weight.detach().split(rows), weight.grad.split(rows), strict=True))
-        # Parts are views of weight and gradient. Tall and wide matrices of one shape share a stack.
+                values, grads = (t.view(-1, *weight.shape[-2:]) for t in (weight.detach(), weight.grad))
+                parts += list(zip(values.split(rows, 1), grads.split(rows, 1), strict=True))
+        # Parts [n, rows, cols] are views of weight and gradient. Tall and wide of one shape share a stack.
         self.stacks: dict[tuple[int, int], list[tuple[Tensor, Tensor, bool]]] = {}
-        for weight, grad in parts:
-            short, long = sorted(weight.shape)
-            flip = weight.shape[0] == long > short
-            self.stacks.setdefault((short, long), []).append((weight, grad, flip))
-        self.momentum = {shape: torch.zeros(len(entries), *shape) for shape, entries in self.stacks.items()}
+        for part, grad in parts:
+            short, long = sorted(part.shape[1:])
+            self.stacks.setdefault((short, long), []).append((part, grad, part.shape[1] == long > short))
+        self.momentum = {
+            shape: torch.zeros(sum(len(part) for part, _, _ in entries), *shape)
+            for shape, entries in self.stacks.items()
+        }
         hidden = {id(p) for p in self.matrices}
-        head_lr = rates.head * REFERENCE_WIDTH / cfg.d_model
+        head_lr = rates.head * REFERENCE_WIDTH / model.cfg.d_model
         groups: list[dict[str, Any]] = [
             {"params": [model.embed.weight], "lr": rates.embed},
             {"params": [p for p in model.parameters() if p.ndim == 1], "lr": rates.norm, "weight_decay": 0.0},
         ]
-        if model.head.weight is not model.embed.weight:
-            groups.append({"params": [model.head.weight], "lr": head_lr})
+        grouped = {id(p) for g in groups for p in g["params"]} | hidden
+        # What is left reads out of the hidden state: the head, and routers of experts.
+        readouts = [p for p in model.parameters() if id(p) not in grouped]
+        if readouts:
+            groups.append({"params": readouts, "lr": head_lr})
         assert all(id(p) not in hidden for g in groups for p in g["params"])
         self.adam = torch.optim.AdamW(
             groups, betas=rates.betas, eps=1e-10, weight_decay=rates.weight_decay, fused=True
@@ -122,16 +119,18 @@ class Optimiser:
         lr = self.rates.muon * factor
         decay = 1.0 - lr * self.rates.weight_decay
         for shape, entries in self.stacks.items():
-            grads = torch.stack([g.mT if flip else g for _, g, flip in entries])
+            grads = torch.cat([g.mT if flip else g for _, g, flip in entries])
             buffer = self.momentum[shape]
             buffer.lerp_(grads, 1 - self.rates.momentum)
             update = orthogonalise(grads.lerp_(buffer, self.rates.momentum))
             wide = (shape[1] / shape[0]) ** 0.5
-            for (weight, _, flip), delta in zip(entries, update, strict=True):
+            deltas = update.split([len(weight) for weight, _, _ in entries])
+            for (weight, _, flip), delta in zip(entries, deltas, strict=True):
                 if self.rates.weight_decay:
                     weight.mul_(decay)
                 # A flipped entry is tall: fan_out / fan_in is the long side over the short one.
                 weight.add_(delta.mT if flip else delta, alpha=-lr * (wide if flip else 1.0))
+        self.model.rebalance()
 
     def clip(self, limit: float) -> Tensor:
         """Scale all gradients to a joint norm of at most `limit`; returns the norm before."""
