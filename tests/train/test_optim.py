@@ -95,9 +95,9 @@ def test_embedding_moves_alike_at_every_width_and_the_head_by_its_inverse(width)
 
 
 def test_scaled_rates_scale_every_group():
-    assert Rates(0.1, 0.2, 0.3, 0.4, 0.5).scaled(0.1) == Rates(
-        0.1 * 0.1, 0.2 * 0.1, 0.3 * 0.1, 0.4 * 0.1, 0.5
-    )
+    rates = {"muon": 0.1, "adam": 0.2, "embed": 0.3, "head": 0.4, "norm": 0.5}
+    smaller = {name: rate * 0.1 for name, rate in rates.items()}
+    assert Rates(**rates, weight_decay=0.5).scaled(0.1) == Rates(**smaller, weight_decay=0.5)
 
 
 def test_weight_decay_shrinks_hidden_matrices_only_by_its_rate():
@@ -168,3 +168,19 @@ def test_state_goes_on_bit_for_bit():
     push(a, oa, 2)
     push(b, ob, 2)
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+
+
+def test_adamw_alone_moves_hidden_matrices_at_a_rate_that_falls_with_width():
+    rates = Rates(optimiser="adamw")
+    for width in (32, 64):
+        model = Transformer(ModelConfig.from_width(width, 2, 300, 32)).initialise(0)
+        torch.nn.init.normal_(model.head.weight)  # a head of zeros gives what is below it no gradient
+        optimiser = Optimiser(model, rates)
+        assert not optimiser.stacks and not optimiser.matrices
+        weight = model.blocks[0].attn.qkv.weight
+        before = weight.detach().clone()
+        model(torch.arange(64).view(2, 32)).square().mean().backward()
+        optimiser.step(1.0)
+        # Adam's first step moves each number by its rate.
+        moved = (weight.detach() - before).abs().median().item()
+        assert moved == pytest.approx(rates.adam * REFERENCE_WIDTH / width, rel=1e-3)

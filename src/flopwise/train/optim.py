@@ -9,7 +9,7 @@ arXiv 2203.03466, table 8, for Adam). `docs/results/lr_rule.md` holds the sweep 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from flopwise.models.transformer import Block, Transformer
 
 REFERENCE_WIDTH = 64
-"""Width at which `head_lr` is stated; the head's rate at width d is head_lr * 64 / d."""
+"""Width at which rates of the head and, under AdamW, of hidden matrices are stated: 64 / d of them at d."""
 
 
 @dataclass(frozen=True)
@@ -26,19 +26,21 @@ class Rates:
     """Base learning rates; all are multiplied by the schedule's factor."""
 
     muon: float = 0.02
+    adam: float = 0.008
+    """Of hidden matrices under AdamW, at the reference width."""
     embed: float = 0.01
     head: float = 0.004
     norm: float = 0.01
     weight_decay: float = 0.0
     momentum: float = 0.95
     betas: tuple[float, float] = (0.9, 0.99)
+    optimiser: str = "muon"
+    """Of hidden matrices: "muon", or "adamw" for everything."""
 
     def scaled(self, factor: float) -> Rates:
         """The same rates times `factor`: fine-tuning moves every group more gently alike."""
-        return Rates(
-            self.muon * factor, self.embed * factor, self.head * factor, self.norm * factor,
-            self.weight_decay, self.momentum, self.betas,
-        )  # fmt: skip
+        names = ("muon", "adam", "embed", "head", "norm")
+        return replace(self, **{name: getattr(self, name) * factor for name in names})
 
 
 def orthogonalise(G: Tensor, steps: int = 5) -> Tensor:
@@ -61,7 +63,7 @@ def orthogonalise(G: Tensor, steps: int = 5) -> Tensor:
 
 
 class Optimiser:
-    """Muon + AdamW over a Transformer; its whole state is a flat dict of tensors.
+    """Muon + AdamW, or AdamW alone, over a Transformer; its whole state is a flat dict of tensors.
 
     Matrices of one shape are stacked, so the iteration costs a few batched products for the model
     instead of a few per matrix. Fused matrices are taken apart first, and experts are one map each.
@@ -74,7 +76,7 @@ class Optimiser:
         self.matrices: list[Tensor] = []
         for block in model.blocks:
             assert isinstance(block, Block)
-            for weight, rows in block.matrices():
+            for weight, rows in block.matrices() if rates.optimiser == "muon" else ():
                 self.matrices.append(weight)
                 weight.grad = torch.zeros_like(weight)
                 values, grads = (t.view(-1, *weight.shape[-2:]) for t in (weight.detach(), weight.grad))
@@ -89,16 +91,20 @@ class Optimiser:
             for shape, entries in self.stacks.items()
         }
         hidden = {id(p) for p in self.matrices}
-        head_lr = rates.head * REFERENCE_WIDTH / model.cfg.d_model
+        wider = REFERENCE_WIDTH / model.cfg.d_model
         groups: list[dict[str, Any]] = [
             {"params": [model.embed.weight], "lr": rates.embed},
             {"params": [p for p in model.parameters() if p.ndim == 1], "lr": rates.norm, "weight_decay": 0.0},
         ]
+        if rates.optimiser == "adamw":
+            blocks = [b for b in model.blocks if isinstance(b, Block)]
+            inner = [weight for b in blocks for weight, _ in b.matrices()]
+            groups.append({"params": inner, "lr": rates.adam * wider})
         grouped = {id(p) for g in groups for p in g["params"]} | hidden
         # What is left reads out of the hidden state: the head, and routers of experts.
         readouts = [p for p in model.parameters() if id(p) not in grouped]
         if readouts:
-            groups.append({"params": readouts, "lr": head_lr})
+            groups.append({"params": readouts, "lr": rates.head * wider})
         assert all(id(p) not in hidden for g in groups for p in g["params"])
         self.adam = torch.optim.AdamW(
             groups, betas=rates.betas, eps=1e-10, weight_decay=rates.weight_decay, fused=True
