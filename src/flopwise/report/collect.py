@@ -2,7 +2,8 @@
 
 Keys of the results (missing numbers are null; each section's `missing` says in sentences what and why):
 
-- `schema` (1), `folder`, `made` (ISO time), `problems` (files that could not be read).
+- `schema` (1), `kind` ("laws": all three; "ladder": pretraining alone), `folder`, `made` (ISO time),
+  `problems` (files that could not be read).
 - `overview`: runs `done`, `failed`, `unfinished`; `total_flops` of all finished runs, and its parts
   `train_flops`, `generate_flops`, `score_flops`; `worker_seconds` (sum of the runs' wall time),
   `span_seconds` (first start to last end), `devices`, `versions`, `by_kind` (kind, runs, total_flops,
@@ -23,7 +24,16 @@ Keys of the results (missing numbers are null; each section's `missing` says in 
 - `exchange`, `plan`, `verification`: the plan step's, as it wrote them; `joint`: the joint law's.
 - `family`: `trees` (nested: id, name, kind, own_flops, lineage_flops, n_params, loss, accuracy,
   children), `bases` (each base against the sum of what was made from it).
-- `data`: the data step's account: corpora with licences, problem sets, contamination.
+- `data`: the data step's account: corpora with licences, problem sets, contamination; `sources`: every
+  corpus with modality, tokens, near-duplicates removed and bytes per token.
+- `ladders`: one entry per law fitted to a ladder: name, law, formula, target, `points` (rows of the fit's
+  table, `y` the target, `predicted` and `residual` of the fit), `variants`, `curves` (by variant and size,
+  over D and C), fit, candidates, chosen, `predictions` as written, `verification` (beside what was measured),
+  `comparison` (factor of compute that a variant saves, with its interval), notes.
+- `rungs`: `points`, every measured run with its losses by corpus; `seed_noise`. `isoflop`: by variant,
+  budgets with parabola and minimum, exponents of N* and D* in C. `tuning`: searches over the rates.
+- `savings`: training FLOPs `spent` on branched trunks, of the same runs made apart (`separate`) and of the
+  plain `grid`. `experts`: share of the tokens of each expert, by run and layer.
 - `runs`: one row per run: id, name, kind, method, status, reason, seed, flops, train_flops, six_nd,
   seconds, lineage_flops.
 
@@ -40,12 +50,24 @@ from flopwise.flops.spend import Spend
 from flopwise.records.record import RunRecord
 from flopwise.report.family import collect_family
 from flopwise.report.headline import headline
+from flopwise.report.ladder import collect_ladders, is_ladder
+from flopwise.report.ladder_headline import ladder_headline
+from flopwise.report.ladder_isoflop import collect_isoflop
+from flopwise.report.ladder_rungs import (
+    collect_experts,
+    collect_rungs,
+    collect_savings,
+    collect_sources,
+)
+from flopwise.report.ladder_tuning import collect_tuning
 from flopwise.report.law1 import collect_pretraining
 from flopwise.report.law2 import collect_posttraining
 from flopwise.report.law3 import collect_testtime
 from flopwise.report.runs import MISSHAPEN, Runs, clean, misshapen, number
 
 SCHEMA = 1
+_NO_SAVINGS: dict[str, Any] = {"spent": None, "by_variant": []}
+_EMPTY_RUNGS: dict[str, Any] = {"points": [], "variants": [], "corpora": [], "seed_noise": [], "missing": []}
 
 
 def collect(folder: str | Path) -> dict[str, Any]:
@@ -57,6 +79,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
     runs = Runs(Path(folder))
     results: dict[str, Any] = {
         "schema": SCHEMA,
+        "kind": "ladder" if is_ladder(runs) else "laws",
         "folder": Path(folder).resolve().name,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "overview": _overview(runs),
@@ -65,11 +88,13 @@ def collect(folder: str | Path) -> dict[str, Any]:
         "testtime": _section("Test time", collect_testtime, runs),
         **_plan(runs),
         "family": _section("The family tree", collect_family, runs),
-        "data": _data(runs),
+        "data": _data(runs) | {"sources": collect_sources(runs)},
+        **_ladder(runs),
         "runs": _rows(runs),
     }
+    tell = ladder_headline if results["kind"] == "ladder" else headline
     results["headline"] = {"answer": None, "expects": None, "findings": []}
-    results["headline"] |= _section("The headline", headline, results)
+    results["headline"] |= _section("The headline", tell, results)
     results["problems"] = runs.problems
     return clean(results)
 
@@ -80,6 +105,30 @@ def _section(what: str, tell: Callable[[Any], dict[str, Any]], source: Any) -> d
         return tell(source)
     except MISSHAPEN as e:
         return misshapen(what, e)
+
+
+def _list(tell: Callable[..., list[dict[str, Any]]], runs: Runs, *rest: Any) -> list[dict[str, Any]]:
+    """A section that is a list; if a file has an unexpected shape, empty, and told among the problems."""
+    try:
+        return tell(runs, *rest)
+    except MISSHAPEN as e:
+        runs.problems += misshapen(tell.__name__.removeprefix("collect_"), e)["missing"]
+        return []
+
+
+def _ladder(runs: Runs) -> dict[str, Any]:
+    """The parts that tell of a ladder."""
+    rungs = _EMPTY_RUNGS | _section("The rungs", collect_rungs, runs)
+    points = rungs["points"]
+    return {
+        "ladders": collect_ladders(runs),
+        "rungs": rungs,
+        "isoflop": _list(collect_isoflop, runs, points),
+        "savings": _NO_SAVINGS
+        | _section("What branching saved", lambda found: collect_savings(runs, found), points),
+        "experts": _list(collect_experts, runs),
+        "tuning": collect_tuning(runs),
+    }
 
 
 def _overview(runs: Runs) -> dict[str, Any]:

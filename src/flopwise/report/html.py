@@ -8,12 +8,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flopwise.report import figures, figures_questions, format
+from flopwise.report import figures, figures_ladder, figures_questions, format
 from flopwise.report.runs import MISSHAPEN, misshapen
 
 TEMPLATES = Path(__file__).parent / "templates"
 RESULTS_FILE = "results.json"
-PARTS = ("head", "law1", "law2", "law3", "exchange", "plan", "family", "numbers")
+PARTS = {
+    "laws": {
+        "head": "", "law1": "Pretraining", "law2": "Post-training", "law3": "Test time",
+        "exchange": "Exchange rates", "plan": "Plan", "family": "Family tree", "numbers": "Numbers",
+    },
+    "ladder": {
+        "ladder_head": "", "ladder_laws": "Laws", "ladder_compare": "Comparisons",
+        "ladder_rungs": "Rungs", "ladder_numbers": "Numbers",
+    },
+}  # fmt: skip
+"""Sections of the page by kind of experiment, with their names in the page's navigation."""
 FILTERS = (
     "count", "flop", "flop_range", "general", "percent", "percent_range", "plain", "points", "ratio",
     "rounded", "seconds", "with_error",
@@ -54,9 +64,11 @@ def render(results: dict[str, Any]) -> str:
     environment.filters |= {name: getattr(format, name) for name in FILTERS}
     script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    parts = PARTS[results.get("kind", "laws")]
     return environment.get_template("report.html.j2").render(
         r=results,
-        parts=[_part(environment, name, results) for name in PARTS],
+        parts=[_part(environment, name, results) for name in parts],
+        sections={name: words for name, words in parts.items() if words},
         script=_inline(script),
         script_hash=digest,
         style=_inline((TEMPLATES / "style.css").read_text(encoding="utf-8")),
@@ -67,7 +79,10 @@ def _part(environment: Any, name: str, results: dict[str, Any]) -> Any:
     """One section of the page; if what it shows has an unexpected shape, that is what it says."""
     from jinja2 import TemplateError
 
-    shown = {"r": results, "fig": figures, "ask": figures_questions, "nothing": format.NOTHING}
+    shown = {
+        "r": results, "fig": figures, "ask": figures_questions, "lad": figures_ladder,
+        "nothing": format.NOTHING,
+    }  # fmt: skip
     try:
         return _inline(environment.get_template(f"{name}.html.j2").render(**shown))
     except (*MISSHAPEN, TemplateError) as e:

@@ -53,7 +53,7 @@ def collect_pretraining(runs: Runs) -> dict[str, Any]:
         out["prediction"] = prediction if whole else None
         if not whole:
             missing.append("The prediction of the held-out run is missing: the law's step left no whole one.")
-        out["candidates"] = _candidates(choice)
+        out["candidates"] = candidates(choice)
         out["chosen"], out["reasons"] = choice.get("chosen"), choice.get("reasons") or []
         out["fit"], out["curves"] = _fitted(runs, law, ladder, out["prediction"], missing)
     out["held_out"] = _test(held, out["prediction"], runs)
@@ -101,7 +101,7 @@ def _seed_noise(points: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _candidates(choice: dict[str, Any]) -> list[dict[str, Any]]:
+def candidates(choice: dict[str, Any]) -> list[dict[str, Any]]:
     """Every form that was tried: its back-test, its fit, its warnings word for word."""
     fits = {f.get("law"): f for f in choice.get("fits") or [] if isinstance(f, dict)}
     trials = {t.get("law"): t for t in choice.get("trials") or [] if isinstance(t, dict)}
@@ -177,11 +177,11 @@ def _test(held: list[dict[str, Any]], prediction: dict[str, Any] | None, runs: R
         out["predicted"] = prediction["value"]
         out["relative_error"] = prediction["value"] / point["loss"] - 1
         out["inside"] = None if low is None or high is None else low <= point["loss"] <= high
-        out["written_before"] = _seconds_before(runs, point["id"], number(prediction.get("made_at")))
+        out["written_before"] = seconds_before(runs, point["id"], number(prediction.get("made_at")))
     return out
 
 
-def _seconds_before(runs: Runs, run: str, made_at: float | None) -> float | None:
+def seconds_before(runs: Runs, run: str, made_at: float | None) -> float | None:
     """Seconds from the prediction to the start of the run's own first piece; negative: it came after."""
     if made_at is None:
         return None

@@ -149,6 +149,16 @@ class Plot:
                 f'<circle class="hit" cx="{px:.1f}" cy="{py:.1f}" r="11" data-tip="{escape(tip)}"/>'
             )
 
+    def column(self, first: float, last: float, y: float, colour: str, tip: str = "") -> None:
+        """A filled column from the axis up to `y`, between two values of x."""
+        (px, py), (end, base) = self.at(first, y), self.at(last, self.y.low)
+        at = f'x="{px:.1f}" y="{py:.1f}" width="{max(end - px, 0.5):.1f}" height="{base - py:.1f}"'
+        self.marks.append(f'<rect class="column {colour}" {at}/>')
+        if tip:
+            whole = at.replace(f'y="{py:.1f}"', f'y="{self.top}"')
+            whole = whole.replace(f'height="{base - py:.1f}"', f'height="{base - self.top:.1f}"')
+            self.marks.append(f'<rect class="hit" {whole} data-tip="{escape(tip)}"/>')
+
     def text(
         self,
         x: float,

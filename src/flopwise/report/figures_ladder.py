@@ -1,0 +1,399 @@
+"""The figures of a ladder. Each takes a part of the results and gives a plot, or None if nothing is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flopwise.report.figures import SERIES, both, loss_text, one
+from flopwise.report.format import count, digits, flop, percent, plain, tick, with_error
+from flopwise.report.runs import number
+from flopwise.report.svg import Plot, linear_axis, log_axis
+
+__all__ = [
+    "both", "compute", "corpus", "expert_load", "isoflop", "one", "residuals", "target_words", "tokens",
+    "tuning", "variant_colours", "variants",
+]  # fmt: skip
+
+WIDE, NARROW = 880.0, 358.0
+
+
+def target_words(target: str) -> str:
+    """The name of an axis for what a law predicts.
+
+    >>> target_words("loss_kjv"), target_words("bpb")
+    ('held-out loss on kjv, nats per token', 'bits per byte, held-out')
+    """
+    kind, _, corpus = target.partition("_")
+    on = f" on {corpus}" if corpus else ""
+    return {
+        "loss": f"held-out loss{on}, nats per token", "bpb": f"bits per byte{on}, held-out",
+        "accuracy": f"accuracy{on}", "error": f"error{on}",
+    }.get(kind, target)  # fmt: skip
+
+
+def variant_colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each variant."""
+    return {name: f"s{i % SERIES}" for i, name in enumerate(names)}
+
+
+def ramp(values: Sequence[Any]) -> dict[Any, str]:
+    """A colour of the ordered ramp for each size or budget, light to dark."""
+    ordered = sorted({v for v in values if v is not None})
+    return {v: f"r{round(i * 6 / max(1, len(ordered) - 1))}" for i, v in enumerate(ordered)}
+
+
+def _size(q: dict[str, Any], narrow: bool = False) -> str:
+    width = number(q.get("width"))
+    if width is None:
+        return f"{count(q.get('N'))} parameters" if q.get("N") else "held out"
+    return f"w {width:g}" if narrow else f"width {width:g}"
+
+
+def _tip(q: dict[str, Any], value: float, what: str = "") -> str:
+    lines = [what or f"{q.get('variant', '')} {_size(q)}".strip(), with_error(value, q.get("se"))]
+    lines.append(f"{count(q.get('N'))} parameters, {count(q.get('D'))} tokens")
+    if q.get("C"):
+        lines.append(flop(q["C"]))
+    if q.get("residual") is not None:
+        lines.append(f"{100 * q['residual']:+.2f}% from the law".replace("-", "−"))
+    return "\n".join(lines)
+
+
+def _tests(entry: dict[str, Any], x: str, variant: str | None = None) -> list[dict[str, Any]]:
+    """Tested predictions, and those not tested yet, that have a place on axis `x`."""
+    rows = [*entry["verification"], *(p for p in entry["predictions"] if not p.get("tested"))]
+    kept = [t for t in rows if number(t.get(x)) and number(t.get("predicted", t.get("value"))) is not None]
+    return [t for t in kept if variant is None or str(t.get("variant") or variant) == variant]
+
+
+def _ends(t: dict[str, Any]) -> tuple[float, float] | None:
+    low, high = number(t.get("low")), number(t.get("high"))
+    return None if low is None or high is None else (low, high)
+
+
+def _reach(tests: list[dict[str, Any]]) -> list[float]:
+    """All values that a tested prediction asks an axis to hold."""
+    values = [number(t.get(k)) for t in tests for k in ("predicted", "value", "low", "high", "measured")]
+    return [v for v in values if v is not None]
+
+
+def _draw_tests(plot: Plot, tests: list[dict[str, Any]], x: str, narrow: bool) -> None:
+    """Prediction hollow with its interval, measurement filled."""
+    for t in tests:
+        value = number(t.get("predicted", t.get("value"))) or 0.0
+        if ends := _ends(t):
+            plot.error(t[x], *ends, "held", cap=6)
+        low, high = number(t.get("low90")), number(t.get("high90"))
+        said = f"predicted {plain(value)}"
+        if low is not None and high is not None:
+            said += f"\n90%: {plain(low)} to {plain(high)}"
+        if ends:
+            said += f"\n{100 * (number(t.get('level')) or 0.95):.0f}%: {plain(ends[0])} to {plain(ends[1])}"
+        plot.dot(t[x], value, "held", said, style="hollow")
+        measured = number(t.get("measured"))
+        if measured is not None:
+            plot.dot(t[x], measured, "held", _tip(t, measured, "held out, measured"), "diamond", 5)
+        if not narrow:
+            plot.text(
+                t[x], value if measured is None else measured, f"{_size(t)}, held out", "held", dx=11, dy=4
+            )
+
+
+def compute(entry: dict[str, Any], narrow: bool) -> Plot | None:
+    """Loss against compute: points, the law's curves with bands, the held-out run."""
+    points = [q for q in entry["points"] if q.get("C")]
+    if not points:
+        return None
+    tests = _tests(entry, "C")
+    many = len(entry["variants"]) > 1
+    by = variant_colours(entry["variants"]) if many else ramp([q.get("N") for q in points])
+    curves = [c for c in entry["curves"] if c["C"] is not None]
+    xs = [q["C"] for q in points] + [t["C"] for t in tests]
+    shown = [v for c in curves if not c["held_out"] for v in c["value"]]
+    ys = [q["y"] for q in points] + _reach(tests) + shown
+    plot = Plot(
+        log_axis(xs, "training compute C, FLOP (log)", tick, 3 if narrow else 6, pad=0.06),
+        linear_axis(ys, target_words(entry["target"]), loss_text, 7),
+        *((NARROW, 380) if narrow else (WIDE, 440)),
+        right=22 if narrow else 140,
+        title="Held-out loss against training compute, with the fitted law",
+    )  # fmt: skip
+    low, high = plot.x.low, plot.x.high
+    for c in curves:
+        rows = [r for r in zip(c["C"], c["value"], *_band(c), strict=True) if low <= r[0] <= high]
+        rows = [r for r in rows if plot.y.low <= r[1] <= plot.y.high]
+        colour = "held" if c["held_out"] else by.get(c["variant"] if many else c["N"], "ink")
+        if c["held_out"] or not many:
+            plot.band([(x, a, b) for x, _, a, b in rows], colour)
+        plot.line([(x, y) for x, y, _, _ in rows], colour, "dash" if c["held_out"] else "thin")
+    _points(plot, points, "C", by, many)
+    if not narrow:
+        _name_last(plot, points, "C", by, many)
+    _draw_tests(plot, tests, "C", narrow)
+    return plot
+
+
+def _band(c: dict[str, Any]) -> tuple[Any, Any]:
+    return (c["low"], c["high"]) if c["held_out"] else (c["mean_low"], c["mean_high"])
+
+
+def _points(plot: Plot, points: list[dict[str, Any]], x: str, by: dict[Any, str], many: bool) -> None:
+    for q in points:
+        colour = by.get(q["variant"] if many else q.get("N"), "ink")
+        if q["se"] is not None:
+            plot.error(q[x], q["y"] - q["se"], q["y"] + q["se"], f"{colour} faint")
+        plot.dot(q[x], q["y"], colour, _tip(q, q["y"]), r=3.6, style="" if q["fitted"] else "hollow")
+
+
+def _name_last(plot: Plot, points: list[dict[str, Any]], x: str, by: dict[Any, str], many: bool) -> None:
+    """Name each size beside its last run; with several variants the legend names them instead."""
+    if many:
+        return
+    last: dict[Any, dict[str, Any]] = {}
+    for q in sorted(points, key=lambda q: q[x]):
+        last[q.get("N")] = q
+    for N, q in last.items():
+        plot.end_label(q[x], q["y"], _size(q), by.get(N, "ink"))
+
+
+def tokens(entry: dict[str, Any], variant: str, narrow: bool) -> Plot | None:
+    """Loss against tokens of one variant, a curve per size."""
+    points = [q for q in entry["points"] if q.get("D") and q["variant"] == variant]
+    if not points:
+        return None
+    tests = _tests(entry, "D", variant)
+    curves = [c for c in entry["curves"] if c["variant"] == variant]
+    by = ramp([q.get("N") for q in points])
+    ys = (
+        [q["y"] for q in points]
+        + _reach(tests)
+        + [v for c in curves if not c["held_out"] for v in c["value"]]
+    )
+    xs = [q["D"] for q in points] + [t["D"] for t in tests] + [d for c in curves for d in c["D"]]
+    panel = len(entry["variants"]) > 1
+    size = (NARROW, 360) if narrow or panel else (WIDE, 440)
+    plot = Plot(
+        log_axis(xs, "training tokens D (log)", tick, 4 if narrow or panel else 7, pad=0.0),
+        linear_axis(ys, target_words(entry["target"]), loss_text, 7),
+        *size,
+        right=56 if narrow or panel else 170,
+        title=f"Held-out loss against training tokens for each size, {variant}",
+    )
+    for c in curves:
+        inside = [
+            r for r in zip(c["D"], c["value"], *_band(c), strict=True) if plot.y.low <= r[1] <= plot.y.high
+        ]
+        colour = "held" if c["held_out"] else by.get(c["N"], "ink")
+        plot.band([(x, a, b) for x, _, a, b in inside], colour)
+        plot.line([(x, y) for x, y, _, _ in inside], colour, "dash" if c["held_out"] else "")
+        if inside and (c["unique"] is None or not c["held_out"]):
+            words = _size(c, narrow or panel)
+            tail = "" if narrow or panel else f" · {count(c['N'])}"
+            tail += f", {count(c['unique'])} unique" if c["unique"] and not (narrow or panel) else ""
+            plot.end_label(inside[-1][0], inside[-1][1], words + tail, colour)
+    _points(plot, points, "D", by, False)
+    _draw_tests(plot, tests, "D", True)
+    return plot
+
+
+def residuals(entry: dict[str, Any], narrow: bool) -> Plot | None:
+    """How far each run lies from the law, in percent, over compute; the held-out run from its prediction."""
+    points = [q for q in entry["points"] if q["residual"] is not None and q.get("C")]
+    if len(points) < 3:
+        return None
+    tests = [t for t in _tests(entry, "C") if number(t.get("measured")) is not None and t["predicted"]]
+    ys = [100 * q["residual"] for q in points] + [100 * (t["measured"] / t["predicted"] - 1) for t in tests]
+    limit = 1.15 * max(0.1, *(abs(y) for y in ys))
+    many = len(entry["variants"]) > 1
+    by = variant_colours(entry["variants"]) if many else ramp([q.get("N") for q in points])
+    plot = Plot(
+        log_axis(
+            [q["C"] for q in points + tests], "training compute C, FLOP (log)", tick, 3 if narrow else 6
+        ),
+        linear_axis([-limit, limit], "measured over the law, %", _signed, 6),
+        *((NARROW, 280) if narrow else (WIDE, 260)),
+        right=22 if narrow else 140,
+        title="Residuals of the fit over compute",
+    )
+    plot.line([(plot.x.low, 0.0), (plot.x.high, 0.0)], "ink", "thin")
+    for t in tests:
+        if ends := _ends(t):
+            a, b = (100 * (e / t["predicted"] - 1) for e in ends)
+            plot.error(t["C"], max(a, -limit), min(b, limit), "held", cap=6)
+    for q in points:
+        colour = by.get(q["variant"] if many else q.get("N"), "ink")
+        plot.dot(q["C"], 100 * q["residual"], colour, _tip(q, q["y"]), r=3.6)
+    for t in tests:
+        y = 100 * (t["measured"] / t["predicted"] - 1)
+        plot.dot(t["C"], y, "held", _tip(t, t["measured"], "held out, measured"), "diamond", 5)
+    return plot
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3g}".replace("-", "−") if abs(value) > 1e-9 else "0"
+
+
+def isoflop(section: dict[str, Any], narrow: bool) -> Plot | None:
+    """Loss against size, a parabola per compute budget, its minimum with the interval of N*."""
+    budgets = [b for b in section["budgets"] if b["points"]]
+    if not budgets:
+        return None
+    by = ramp([b["C"] for b in budgets])
+    ys = [q["loss"] for b in budgets for q in b["points"]] + [y for b in budgets for _, y in b["curve"]]
+    plot = Plot(
+        log_axis(
+            [q["N"] for b in budgets for q in b["points"]],
+            "parameters N, non-embedding (log)",
+            tick,
+            3 if narrow else 7,
+        ),
+        linear_axis(ys, "held-out loss, nats per token", loss_text, 7),
+        *((NARROW, 380) if narrow else (WIDE, 420)),
+        right=70 if narrow else 140,
+        title="Held-out loss against size at equal compute",
+    )
+    for b in budgets:
+        colour = by[b["C"]]
+        plot.line(b["curve"], colour, "thin")
+        for q in b["points"]:
+            if q["se"] is not None:
+                plot.error(q["N"], q["loss"] - q["se"], q["loss"] + q["se"], f"{colour} faint")
+            plot.dot(q["N"], q["loss"], colour, _tip(q | {"C": b["C"]}, q["loss"]), r=3.6)
+        if b["N"] is not None:
+            if b["low"] is not None:
+                ends = [min(max(e, plot.x.low), plot.x.high) for e in (b["low"], b["high"])]
+                plot.line([(ends[0], b["loss"]), (ends[1], b["loss"])], "held", "thin")
+            said = f"lowest at {count(b['N'])} parameters"
+            said += f"\n95%: {count(b['low'])} to {count(b['high'])}" if b["low"] is not None else ""
+            plot.dot(b["N"], b["loss"], "held", said, "diamond", 4.5)
+        last = max(b["points"], key=lambda q: q["N"])
+        plot.end_label(last["N"], last["loss"], flop(b["C"]), colour)
+    return plot
+
+
+def variants(rungs: dict[str, Any], narrow: bool) -> Plot | None:
+    """Every variant at the compute it took: points, and the lowest loss reached by each so far."""
+    points = [q for q in rungs["points"] if not q["tuning"] and q["C"]]
+    if len(rungs["variants"]) < 2 or not points:
+        return None
+    by = variant_colours(rungs["variants"])
+    plot = Plot(
+        log_axis([q["C"] for q in points], "training compute C, FLOP (log)", tick, 3 if narrow else 6),
+        linear_axis([q["loss"] for q in points], "held-out loss, nats per token", loss_text, 7),
+        *((NARROW, 360) if narrow else (WIDE, 420)),
+        right=22 if narrow else 150,
+        title="Held-out loss of every variant against training compute",
+    )
+    for name in rungs["variants"]:
+        mine = sorted((q for q in points if q["variant"] == name), key=lambda q: q["C"])
+        best: list[tuple[float, float]] = []
+        for q in mine:
+            if not best or q["loss"] < best[-1][1]:
+                best.append((q["C"], q["loss"]))
+        plot.line(best, by[name])
+        for q in mine:
+            shape = "diamond" if q["held_out"] else "circle"
+            plot.dot(
+                q["C"],
+                q["loss"],
+                by[name],
+                _tip(q, q["loss"], q["name"]),
+                shape,
+                4.2 if q["held_out"] else 3.4,
+                "light",
+            )
+        if best and not narrow:
+            plot.end_label(*best[-1], name, by[name])
+    return plot
+
+
+def corpus(rungs: dict[str, Any], name: str) -> Plot | None:
+    """Loss on one corpus against compute, by variant, or by size where there is one variant."""
+    points = [q for q in rungs["points"] if not q["tuning"] and name in q["corpora"] and q["C"]]
+    points = [q for q in points if q["corpora"][name]["loss"] is not None]
+    if len(points) < 2:
+        return None
+    many = len(rungs["variants"]) > 1
+    by = variant_colours(rungs["variants"]) if many else ramp([q["N"] for q in points])
+    plot = Plot(
+        log_axis([q["C"] for q in points], "C, FLOP (log)", tick, 3),
+        linear_axis([q["corpora"][name]["loss"] for q in points], "nats per token", loss_text, 5),
+        NARROW, 260, right=18, title=f"Held-out loss on {name} against training compute",
+    )  # fmt: skip
+    series: dict[Any, list[dict[str, Any]]] = {}
+    for q in points:
+        series.setdefault((q["variant"], q["width"], q["seed"], q["held_out"]), []).append(q)
+    for mine in series.values():
+        mine.sort(key=lambda q: q["C"])
+        q = mine[0]
+        colour = by.get(q["variant"] if many else q["N"], "ink") if many or not q["held_out"] else "held"
+        plot.line([(q["C"], q["corpora"][name]["loss"]) for q in mine], colour, "thin faint")
+        for q in mine:
+            at = q["corpora"][name]
+            bits = f"\n{plain(at['bpb'])} bits per byte" if at["bpb"] is not None else ""
+            words = f"{q['name']}\n{with_error(at['loss'], at['se'])}{bits}\n{flop(q['C'])}"
+            plot.dot(q["C"], at["loss"], colour, words, "diamond" if q["held_out"] else "circle", 3.2)
+    return plot
+
+
+def general(value: float) -> str:
+    """A tick without digits that say nothing."""
+    return f"{value:g}"
+
+
+def expert_load(layer: dict[str, Any], number_of: int) -> Plot | None:
+    """Tokens of each expert of a layer, against an even share."""
+    shares = sorted(layer["shares"], reverse=True)
+    n = len(shares)
+    top = max(2.0, 1.1 * shares[0] * n)
+    plot = Plot(
+        linear_axis([0.0, n], f"experts of layer {number_of}, busiest first", general, 4, low=0.0, high=n),
+        linear_axis([0.0, top], "times an even share", general, 4, low=0.0, high=top),
+        NARROW, 190, right=10, title=f"Load of the experts of layer {number_of}",
+    )  # fmt: skip
+    for i, share in enumerate(shares):
+        gap = 0.12 if n <= 64 else 0.0
+        plot.column(i + gap, i + 1 - gap, share * n, "s0", f"{percent(share)} of the tokens")
+    plot.line([(0.0, 1.0), (float(n), 1.0)], "ink", "dash thin")
+    return plot
+
+
+def tuning(search: dict[str, Any], narrow: bool) -> Plot | None:
+    """Loss against the factor on all rates, a curve per size, the chosen factor with its interval."""
+    curves = [c for c in search["curves"] if len(c["points"]) > 1]
+    if not curves:
+        return None
+    by = ramp([c["width"] for c in curves])
+    xs = [p["x"] for c in curves for p in c["points"]]
+    # Losses of different sizes lie far apart: each is shown by its distance from its own lowest.
+    ys = [100 * (p["loss"] / c["lowest"] - 1) for c in curves for p in c["points"]]
+    chosen = number(search["rate_factor"])
+    plot = Plot(
+        log_axis(xs + [chosen or xs[0]], "factor on all learning rates (log)", general, 4 if narrow else 7),
+        linear_axis(ys, "loss above the size's lowest, %", lambda v: digits(v, 2) if v else "0", 5),
+        *((NARROW, 300) if narrow else (WIDE, 340)),
+        right=60 if narrow else 140,
+        title="Loss against learning rate for each size of the search",
+    )  # fmt: skip
+    for c in curves:
+        colour = by.get(c["width"], "s0")
+        lowest = c["lowest"]
+        if c["curve"]:
+            line = [(x, 100 * (y / lowest - 1)) for x, y in c["curve"]]
+            plot.line([q for q in line if plot.y.low <= q[1] <= plot.y.high], colour, "thin")
+        for p in c["points"]:
+            y = 100 * (p["loss"] / lowest - 1)
+            plot.dot(p["x"], y, colour, f"{c['label']}\nfactor {p['x']:g}\nloss {plain(p['loss'])}", r=3.6)
+        last = max(c["points"], key=lambda p: p["x"])
+        plot.end_label(
+            last["x"], 100 * (last["loss"] / lowest - 1), c["short"] if narrow else c["label"], colour
+        )
+        if c["best"] and c["low"] and c["high"]:
+            ends = [float(np.clip(e, plot.x.low, plot.x.high)) for e in (c["low"], c["high"])]
+            plot.line([(ends[0], plot.y.low), (ends[1], plot.y.low)], colour)
+    if chosen:
+        plot.vertical(chosen, f"chosen: {chosen:.3g}")
+    return plot
