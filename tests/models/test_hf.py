@@ -15,9 +15,14 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from flopwise.data.tokenizer import train_bpe  # noqa: E402
 from flopwise.errors import FlopwiseError  # noqa: E402
-from flopwise.models import hf  # noqa: E402
+from flopwise.models import families, hf  # noqa: E402
 from flopwise.models.config import ModelConfig  # noqa: E402
 from flopwise.models.transformer import Transformer  # noqa: E402
+
+
+def dial(**options) -> ModelConfig:
+    return ModelConfig.from_width(32, 2, 128, **options)
+
 
 SHAPES = {
     "dial": ModelConfig.from_width(64, 2, 512),
@@ -25,6 +30,26 @@ SHAPES = {
     "one key head, tied": ModelConfig(300, 40, 3, 4, 1, 112, tie_embeddings=True),
     "wide heads, far base": ModelConfig(
         64, 32, 1, 2, 1, 48, rope_theta=5e5, norm_eps=1e-6, head_dim_override=24
+    ),
+    "window": dial(sliding_window=7),
+    "normed queries and keys": dial(qk_norm=True, tie_embeddings=True),
+    "both": dial(qk_norm=True, sliding_window=7),
+    "experts": dial(expansion=4, granularity=4),
+    "experts, window": dial(expansion=4, granularity=2, sliding_window=7, tie_embeddings=True),
+    "one expert per token": dial(expansion=8),
+    "one expert per token, window": dial(expansion=8, sliding_window=7),
+    "experts, normed": dial(expansion=4, granularity=4, qk_norm=True, sliding_window=7),
+    "one expert per token, normed": dial(expansion=8, qk_norm=True),
+    "shared expert": dial(expansion=4, granularity=4, shared_experts=1),
+    "balance by bias": dial(expansion=4, granularity=4, balance="bias"),
+    "one expert per token, bias": dial(expansion=4, balance="bias"),
+    "shared, bias, normed, window": dial(
+        expansion=4, granularity=4, shared_experts=2, balance="bias", qk_norm=True, sliding_window=7
+    ),
+    "bias, normed": dial(expansion=4, granularity=4, balance="bias", qk_norm=True, tie_embeddings=True),
+    "dense layer first": dial(expansion=4, granularity=4).with_(n_dense_layers=1),
+    "dense layer first, shared": dial(expansion=4, granularity=4, shared_experts=1, qk_norm=True).with_(
+        n_dense_layers=1, routed_scale=2.5
     ),
 }
 
@@ -40,6 +65,9 @@ def noisy(model: Transformer) -> Transformer:
     with torch.no_grad():
         for p in model.parameters():
             p.copy_(torch.randn(p.shape, generator=rng) * (0.3 if p.ndim == 1 else 0.2) + (p.ndim == 1))
+        for moe in model.experts():
+            if families.family(model.cfg) in families.SIGMOID:
+                moe.bias.copy_(torch.randn(moe.bias.shape, generator=rng) * 0.3)
     return model.eval()
 
 
@@ -50,11 +78,10 @@ def ids(model: Transformer, B: int = 3, T: int = 60):
 @torch.no_grad()
 def test_transformers_computes_the_same_logits(model, tmp_path):
     hf.save(model, tmp_path)
-    theirs, info = transformers.LlamaForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not info["missing_keys"] and not info["unexpected_keys"]
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert type(theirs).__name__ == families.CLASSES[families.family(model.cfg)] + "ForCausalLM"
     assert (model(ids(model)) - theirs.eval()(ids(model)).logits).abs().max() < 1e-4
-    auto = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
-    assert type(auto) is type(theirs)
 
 
 @torch.no_grad()
@@ -81,19 +108,42 @@ def test_what_is_saved_loads_bit_for_bit(model, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
+BASE = dict(
+    vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=64,
+)  # fmt: skip
+EXPERTS = dict(num_experts_per_tok=2, moe_intermediate_size=24, norm_topk_prob=True)
+MANY = dict(n_routed_experts=8, n_shared_experts=2, routed_scaling_factor=2.5, first_k_dense_replace=1)
+OTHERS = {
+    "Llama": {},
+    "Mistral": dict(sliding_window=5),
+    "Qwen3": dict(head_dim=16),
+    "Mixtral": dict(num_local_experts=6, num_experts_per_tok=2),
+    "Qwen2Moe": dict(num_experts=6, qkv_bias=False, shared_expert_intermediate_size=0, **EXPERTS)
+    | {"norm_topk_prob": False},
+    "Qwen3Moe": dict(num_experts=6, mlp_only_layers=[0], head_dim=16, **EXPERTS),
+    "Glm4Moe": dict(partial_rotary_factor=1.0, head_dim=8, num_nextn_predict_layers=0, **MANY, **EXPERTS),
+    "Dots1": dict(**MANY, **EXPERTS),
+}
+
+
+WINDOW = {"use_sliding_window": True, "sliding_window": 4}
+
+
 @torch.no_grad()
-def test_what_transformers_saves_loads_here(tmp_path):
-    config = transformers.LlamaConfig(
-        vocab_size=100, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=64,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    theirs = transformers.LlamaForCausalLM(config).eval()
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_transformers_saves_loads_here(name, tmp_path):
+    config = getattr(transformers, f"{name}Config")(**BASE | OTHERS[name])
+    theirs = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    rng = torch.Generator().manual_seed(0)
+    for key, t in theirs.state_dict().items():
+        t.add_(torch.rand(t.shape, generator=rng) * (0.5 if "bias" in key else 0.1))
     theirs.save_pretrained(tmp_path / "one")
     theirs.save_pretrained(tmp_path / "shards", max_shard_size="10KB")
     assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 2
-    for name in ("one", "shards"):
-        model = hf.load(tmp_path / name)
+    for folder in ("one", "shards"):
+        model = hf.load(tmp_path / folder).eval()
+        assert families.CLASSES[families.family(model.cfg)] == name
         assert (model(ids(model)) - theirs(ids(model)).logits).abs().max() < 1e-4
 
 
@@ -176,6 +226,41 @@ def test_damaged_config(folder, text):
 def test_odd_config(folder, changes, match):
     edit(folder, **changes)
     one_line(folder, match)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "match"),
+    [
+        ("Qwen3", {"layer_types": ["sliding_attention", "full_attention"]} | WINDOW, "some of its layers"),
+        ("Qwen3", {"layer_types": "gone", "max_window_layers": 1} | WINDOW, "some of its layers"),
+        ("Qwen2Moe", {"layer_types": "gone"} | WINDOW, "every other layer"),
+        ("Qwen2Moe", {"qkv_bias": True}, "biases"),
+        ("Qwen2Moe", {"qkv_bias": "gone"}, "biases"),
+        ("Qwen2Moe", {"shared_expert_intermediate_size": 16}, "a gate"),
+        ("Qwen3Moe", {"decoder_sparse_step": 2}, "between those with experts"),
+        ("Qwen3Moe", {"mlp_only_layers": [1]}, "between those with experts"),
+        ("Qwen3Moe", {"num_experts_per_tok": 7}, "7 experts per token of 6"),
+        ("Qwen3Moe", {"num_experts": 0}, "need n_experts above 0"),
+        ("Qwen3Moe", {"num_experts": 9}, "experts.6"),
+        ("Qwen3Moe", {"moe_intermediate_size": 0}, "d_expert is 0"),
+        ("Qwen3Moe", {"moe_intermediate_size": 25}, "mismatch"),
+        ("Mixtral", {"num_local_experts": "gone"}, "num_local_experts"),
+        ("Mixtral", {"num_local_experts": "six"}, "six"),
+        ("Llama", {"num_experts_per_tok": 2}, "dense family"),
+        ("Glm4Moe", {"partial_rotary_factor": 0.5}, "a part"),
+        ("Glm4Moe", {"n_group": 4, "topk_group": 2, "partial_rotary_factor": 1.0}, "by groups"),
+        ("Dots1", {"n_routed_experts": "gone"}, "n_routed_experts"),
+        ("Dots1", {"first_k_dense_replace": 2}, "no layer"),
+    ],
+)
+def test_families_with_parts_that_are_not_supported(name, changes, match, tmp_path):
+    config = getattr(transformers, f"{name}Config")(**BASE | OTHERS[name])
+    getattr(transformers, f"{name}ForCausalLM")(config).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    held = {k: v for k, v in json.loads(path.read_text()).items() if k != "rope_parameters"}
+    path.write_text(json.dumps(held))
+    edit(tmp_path, **changes)
+    one_line(tmp_path, match)
 
 
 def test_shards_outside_the_folder_are_refused(folder):

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: E402
 
 from flopwise.errors import FlopwiseError  # noqa: E402
 from flopwise.flops import count_params  # noqa: E402
-from flopwise.models import kernels  # noqa: E402
+from flopwise.models import families, kernels  # noqa: E402
 from flopwise.models.config import ModelConfig  # noqa: E402
 from flopwise.models.transformer import Transformer, rope_tables  # noqa: E402
 
@@ -144,4 +144,4 @@ def test_impossible_shapes(changes, match):
 def test_config_round_trips():
     cfg = ModelConfig(100, 32, 2, 2, 1, 48, head_dim_override=24, tie_embeddings=True)
     assert ModelConfig(**cfg.to_dict()) == cfg
-    assert ModelConfig.from_hf(cfg.to_hf()) == cfg
+    assert families.from_hf(families.to_hf(cfg)) == cfg

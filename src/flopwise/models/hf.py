@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from flopwise.errors import FlopwiseError
-from flopwise.models.config import ModelConfig
-from flopwise.models.transformer import Block, Transformer
+from flopwise.models import families
+from flopwise.models.renaming import state_from_hf, state_to_hf
+from flopwise.models.transformer import Transformer
 from flopwise.records.folder import atomic_write
 
 
@@ -22,58 +22,12 @@ class SavesItself(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
-def state_to_hf(model: Transformer) -> dict[str, Tensor]:
-    """Tensors under the names of `transformers`' Llama: fused matrices taken apart."""
-    cfg = model.cfg
-    kv = cfg.n_kv_heads * cfg.head_dim
-    out = {"model.embed_tokens.weight": model.embed.weight, "model.norm.weight": model.norm.weight}
-    for i, block in enumerate(model.blocks):
-        assert isinstance(block, Block)
-        q, k, v = block.attn.qkv.weight.split([cfg.n_heads * cfg.head_dim, kv, kv])
-        gate, up = block.mlp.gate_up.weight.chunk(2)
-        parts = {
-            "self_attn.q_proj": q, "self_attn.k_proj": k, "self_attn.v_proj": v,
-            "self_attn.o_proj": block.attn.out.weight,
-            "mlp.gate_proj": gate, "mlp.up_proj": up, "mlp.down_proj": block.mlp.down.weight,
-            "input_layernorm": block.attn_norm.weight, "post_attention_layernorm": block.mlp_norm.weight,
-        }  # fmt: skip
-        out |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in parts.items()}
-    if model.n_scores:
-        out["score.weight"] = model.head.weight
-    elif not cfg.tie_embeddings:
-        out["lm_head.weight"] = model.head.weight
-    return {name: t.detach().contiguous() for name, t in out.items()}
-
-
-def state_from_hf(cfg: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `state_to_hf`, for `Transformer.load_state_dict` (KeyError: a tensor is missing)."""
-    out = {"embed.weight": tensors["model.embed_tokens.weight"], "norm.weight": tensors["model.norm.weight"]}
-    for i in range(cfg.n_layers):
-
-        def get(name: str, layer: int = i) -> Tensor:
-            return tensors[f"model.layers.{layer}.{name}.weight"]
-
-        out |= {
-            f"blocks.{i}.attn.qkv.weight": torch.cat([get(f"self_attn.{p}_proj") for p in "qkv"]),
-            f"blocks.{i}.attn.out.weight": get("self_attn.o_proj"),
-            f"blocks.{i}.mlp.gate_up.weight": torch.cat([get("mlp.gate_proj"), get("mlp.up_proj")]),
-            f"blocks.{i}.mlp.down.weight": get("mlp.down_proj"),
-            f"blocks.{i}.attn_norm.weight": get("input_layernorm"),
-            f"blocks.{i}.mlp_norm.weight": get("post_attention_layernorm"),
-        }
-    if "score.weight" in tensors:
-        out["head.weight"] = tensors["score.weight"]
-    else:
-        out["head.weight"] = out["embed.weight"] if cfg.tie_embeddings else tensors["lm_head.weight"]
-    return out
-
-
 def save(model: Transformer, folder: Path, tokenizer: SavesItself | None = None) -> None:
     """Write a model so that `transformers` loads it as it is; the weights are renamed into place last."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    config = model.cfg.to_hf("LlamaForSequenceClassification" if model.n_scores else "LlamaForCausalLM")
+    config = families.to_hf(model.cfg, "ForSequenceClassification" if model.n_scores else "ForCausalLM")
     if model.n_scores:
         # Without a padding id the sequence classifier of `transformers` cannot find the last token.
         config |= {
@@ -93,7 +47,7 @@ def save(model: Transformer, folder: Path, tokenizer: SavesItself | None = None)
 
 
 def load(folder: Path) -> Transformer:
-    """Read a Llama-family folder, sharded or not.
+    """Read a folder of any of the `families`, sharded or not.
 
     Raises:
         FlopwiseError: a file is missing or damaged, the family is not supported, or shapes disagree with
@@ -103,7 +57,7 @@ def load(folder: Path) -> Transformer:
     from safetensors.torch import load_file
 
     try:
-        cfg = ModelConfig.from_hf(_read_json(folder, "config.json"))
+        cfg = families.from_hf(_read_json(folder, "config.json"))
         tensors: dict[str, Tensor] = {}
         for path in _weight_files(folder):
             tensors |= load_file(path)
