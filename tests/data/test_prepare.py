@@ -73,7 +73,7 @@ def test_heldout_text_is_not_in_training(prepared):
     entry = prepared.about["corpora"][0]
     assert rows.shape[1] == 65 and len(rows) == len(docs) <= 4000 // 64
     assert 2 <= len(set(docs.tolist())) <= entry["heldout_documents"]
-    train = prepare.shards.Shards(prepared.path / "train-stdlib").tokens.tobytes()
+    train = prepare.shards.Shards(prepared.path / "train-stdlib").parts[0].tobytes()
     assert not any(row.astype("<u2").tobytes() in train for row in rows)
     assert entry["heldout_ngram_overlap"] < 0.2
 
@@ -120,7 +120,7 @@ def test_near_duplicates_and_leaks_in_text(tmp_path, monkeypatch):
         ({"corpora": ["nope"]}, "'nope' is unknown"),
         ({"max_chars": 10}, "too few to hold some out"),
         ({"rl_problems": 13_000}, "13,301 exist"),
-        ({"vocab_size": 100}, "258 to 65,535"),
+        ({"vocab_size": 100}, "258 to 1,000,000"),
     ],
 )
 def test_bad_specs_are_one_line(tmp_path, changes, message):
@@ -141,11 +141,3 @@ def test_unknown_names_and_damaged_folders(prepared, tmp_path):
     (tmp_path / "about.json").write_text("[]")
     with pytest.raises(FlopwiseError, match="run its step again"):
         PreparedData(tmp_path)
-
-
-@pytest.mark.parametrize(("n", "fraction", "held"), [(100, 0.05, 5), (10, 0.01, 2), (4, 0.9, 2)])
-def test_split_documents(n, fraction, held):
-    texts = [str(i) for i in range(n)]
-    train, heldout = prepare.split_documents(texts, fraction, seed=0)
-    assert len(heldout) == held and sorted(train + heldout, key=int) == texts
-    assert prepare.split_documents(texts, fraction, seed=0) == (train, heldout)

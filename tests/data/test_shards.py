@@ -1,14 +1,16 @@
-"""Shards: any step's batch without state, every window once an epoch, damage seen."""
+"""Shards: what was written is read, in files of bounded size, and damage is seen."""
 
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
 
-from flopwise.data import shards
-from flopwise.data.shards import Mixture, Shards
+from flopwise.data import checksums, shards
+from flopwise.data.mixture import Source
+from flopwise.data.shards import Shards
 from flopwise.errors import FlopwiseError
 
 EOS = 0
@@ -21,32 +23,6 @@ def shard(tmp_path) -> Shards:
     return Shards(tmp_path / "v1.2-a")
 
 
-def test_an_epoch_shows_every_target_once(shard):
-    T, B = 9, 4
-    n = shard.n_windows(T)
-    assert n == 111
-    rows = np.concatenate([shard.batch(step, B, T, seed=0) for step in range(n * B // B)])
-    assert rows.shape == (n * B, T + 1) and rows.dtype == np.int64
-    starts = set()
-    for epoch in range(B):
-        part = rows[epoch * n : (epoch + 1) * n]
-        assert sorted(part[:, 1:].ravel().tolist()) == sorted(shard.tokens[1 : n * T + 1].tolist())
-        starts.add(tuple(part[:, 0].tolist()))
-    assert len(starts) == B  # each epoch in an order of its own
-
-
-def test_batches_need_no_state(shard, tmp_path):
-    fresh = Shards(tmp_path / "v1.2-a")
-    later = fresh.batch(37, 4, 9, seed=5)
-    for step in range(37):
-        shard.batch(step, 4, 9, seed=5)
-    assert (shard.batch(37, 4, 9, seed=5) == later).all()
-    assert (shard.batch(37, 4, 9, seed=6) != later).any()
-    assert (shard.batch(37, 4, 9, seed=5, stream=1) != later).any()
-    halves = np.concatenate([shard.batch(74, 2, 9, seed=5), shard.batch(75, 2, 9, seed=5)])
-    assert (halves == later).all()  # the sequence of rows does not depend on the batch size
-
-
 def test_document_windows_stay_inside_documents(shard):
     rows, docs = shard.document_windows(seq_len=16, n_tokens=16 * 40)
     assert len(rows) == len(docs) == 40 and set(docs) == set(range(20))
@@ -54,52 +30,43 @@ def test_document_windows_stay_inside_documents(shard):
         assert 50 * doc + 1 <= row[0] and (row[:-1] != EOS).all() and row[-2] <= 50 * doc + 50
     few, some = shard.document_windows(seq_len=16, n_tokens=16 * 5)
     assert len(few) == 5 and len(set(some)) == 5
-    with pytest.raises(FlopwiseError, match="no document has 65 tokens"):
+    with pytest.raises(FlopwiseError, match="the longest document has 50 tokens, a window needs 65"):
         shard.document_windows(64, 1000)
 
 
-def test_mixture_keeps_its_shares_in_every_batch(tmp_path):
-    for name, base, n in (("a", 0, 300), ("b", 1000, 200), ("c", 2000, 100)):
-        shards.write([[base + i % 900 for i in range(n)]], tmp_path / name, 999)
-    a, b, c = (Shards(tmp_path / name) for name in "abc")
-    mix = Mixture({"text": [a, b], "task": [c]}, {"text": 3, "task": 1})
-    assert mix.rows(16) == {"text": 12, "task": 4} and mix.tokens_unique == 603
-    for step in range(20):
-        rows = mix.batch(step, 16, 8, seed=1)
-        assert rows.shape == (16, 9)
-        assert (rows[:12].min() < 2000) and (rows[12:, 0] >= 2000).sum() + (rows[12:, 0] == 999).sum() == 4
-    assert mix.tokens_seen(20, 16, 8) == {"text": 20 * 12 * 8, "task": 20 * 4 * 8}
-    assert mix.epochs(3, 16, 8) == {"text": pytest.approx(36 / 62), "task": 1.0}
-    shown = np.concatenate([mix.batch(step, 16, 8, 1)[12:, 1:].ravel() for step in range(3)])
-    assert sorted(shown.tolist()) == sorted(c.tokens[1:97].tolist())
-
-
-def test_mixture_rounds_by_largest_remainder_and_refuses_empty_shares(shard):
-    mix = Mixture({"x": [shard], "y": [shard], "z": [shard]}, {"x": 0.5, "y": 0.3, "z": 0.2})
-    assert mix.rows(7) == {"x": 4, "y": 2, "z": 1} and sum(mix.rows(97).values()) == 97
-    with pytest.raises(FlopwiseError, match=r"1\.0% of y is less than one row in a batch of 16"):
-        Mixture({"x": [shard], "y": [shard]}, {"x": 0.99, "y": 0.01}).rows(16)
-    with pytest.raises(FlopwiseError, match="above 0"):
-        Mixture({"x": [shard]}, {"x": 0.0})
-
-
-def test_too_short_for_a_row(shard):
-    with pytest.raises(FlopwiseError, match="1,000 tokens, a row needs 2001"):
-        shard.batch(0, 1, 2000, 0)
+def test_files_of_bounded_size_hold_whole_documents(shard, tmp_path):
+    documents = [range(50 * d + 1, 50 * d + 50) for d in range(20)]
+    assert shards.write(documents, tmp_path / "many", EOS, file_tokens=120) == 1000
+    many = Shards(tmp_path / "many")
+    assert [len(part) for part in many.parts] == [150] * 6 + [100] and len(many) == 1000
+    assert many.starts.tolist() == shard.starts.tolist() and many.n_documents == 20
+    assert np.concatenate(many.parts).tolist() == shard.parts[0].tolist()
+    # Windows lie within files: an epoch shows each file's once.
+    assert many.n_windows(9) == 6 * 16 + 11
+    rows = Source([many]).rows(0, 107, 9, seed=4)
+    by_hand = [part[i : i + 10].tolist() for part in many.parts for i in range(0, len(part) - 9, 9)]
+    assert sorted(rows.tolist()) == sorted(by_hand)
+    assert (many.document_windows(16, 640)[0] == shard.document_windows(16, 640)[0]).all()
 
 
 def test_ids_must_fit(tmp_path):
-    with pytest.raises(FlopwiseError, match="65536 does not fit 16 bits"):
-        shards.write([[65_536]], tmp_path / "s", 0)
+    with pytest.raises(FlopwiseError, match="id 65536 of document 1 is outside of the vocabulary of 65,536"):
+        shards.write([[1], [65_536]], tmp_path / "s", 0)
+    with pytest.raises(FlopwiseError, match="id -1"):
+        shards.write([[-1]], tmp_path / "s", 0)
     with pytest.raises(FlopwiseError, match="no documents"):
         shards.write([], tmp_path / "s", 0)
     assert not list(tmp_path.iterdir())
     assert shards.write([[65_535]], tmp_path / "s", 0) == 2
+    assert shards.write([[65_536, 99_999]], tmp_path / "wide", 0, vocab_size=100_000) == 3
+    wide = Shards(tmp_path / "wide")
+    assert wide.parts[0].dtype == np.uint32 and wide.parts[0].tolist() == [65_536, 99_999, 0]
+    assert wide.windows(np.array([0]), 2).tolist() == [[65_536, 99_999, 0]]
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "odd", "no header", "bad header", "no data"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "odd", "no header", "bad header", "no data", "starts"])
 def test_damage_is_seen(shard, tmp_path, damage):
-    data, header = tmp_path / "v1.2-a.bin", tmp_path / "v1.2-a.json"
+    data, header = tmp_path / "v1.2-a-00000.bin", tmp_path / "v1.2-a.json"
     content = data.read_bytes()
     match damage:
         case "flip":
@@ -114,5 +81,34 @@ def test_damage_is_seen(shard, tmp_path, damage):
             header.write_text(json.dumps(["x"]))
         case "no data":
             data.write_bytes(b"")
+        case "starts":
+            starts = tmp_path / "v1.2-a.starts"
+            starts.write_bytes(bytes([1]) + starts.read_bytes()[1:])
     with pytest.raises(FlopwiseError, match="prepare the data again"):
         Shards(tmp_path / "v1.2-a")
+
+
+def test_large_files_are_checked_once_a_day(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOPWISE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(checksums, "LARGE", 10)
+    path = tmp_path / "file"
+    path.write_bytes(b"some bytes of a file")
+    digest = checksums.sha256(path)
+    read: list[object] = []
+    whole = checksums.sha256
+    monkeypatch.setattr(checksums, "sha256", lambda p: read.append(p) or whole(p))
+
+    def forget() -> None:
+        checksums._checked.clear()
+
+    assert checksums.matches(path, digest) and checksums.matches(path, digest) and len(read) == 1
+    forget()
+    assert checksums.matches(path, digest) and len(read) == 1  # another process
+    assert not checksums.matches(path, "0" * 64) and len(read) == 2  # another file was expected
+    os.utime(path, ns=(1, 1))
+    assert checksums.matches(path, digest) and len(read) == 3
+    forget()
+    monkeypatch.setattr(checksums, "REMEMBERED_S", -1.0)
+    assert checksums.matches(path, digest) and len(read) == 4
+    path.write_bytes(b"other bytes of a file")
+    assert not checksums.matches(path, digest)

@@ -88,12 +88,15 @@ def ngram_overlap(train_texts: Iterable[str], heldout_texts: Iterable[str], n: i
     >>> ngram_overlap(["a b c d e f"], ["a b c d x y"], n=3).share
     0.5
     """
-    known = list(shingles(train_texts, n))
-    table = np.unique(np.concatenate(known)) if known else np.zeros(0, np.uint64)
-    totals, shared = [], []
-    for hashes in shingles(heldout_texts, n):
-        totals.append(len(hashes))
-        shared.append(int(np.isin(hashes, table, assume_unique=True).sum()))
+    parts = list(shingles(heldout_texts, n))
+    table = np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.uint64)
+    copied = np.zeros(len(table), dtype=bool)
+    # Training text passes by once: only what is held out is in memory.
+    for hashes in shingles(train_texts, n) if len(table) else ():
+        places = np.minimum(np.searchsorted(table, hashes), len(table) - 1)
+        copied[places[table[places] == hashes]] = True
+    totals = [len(hashes) for hashes in parts]
+    shared = [int(copied[np.searchsorted(table, hashes)].sum()) for hashes in parts]
     per_document = np.array(shared, dtype=float) / np.maximum(1, np.array(totals, dtype=float))
     total = sum(totals)
     return Overlap(

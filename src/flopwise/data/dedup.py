@@ -8,12 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
 N_HASHES, BANDS = 64, 16
 """16 bands of 4: two texts of similarity .8 become candidates with a chance of 1 - (1 - .8^4)^16 = .9998."""
+
+THRESHOLD, SHINGLE = 0.8, 5
+"""Likeness from which a text is a near-duplicate, and the words of a shingle."""
+_BLOCK = 1024
+_REMEMBERED = 1024
+"""Sets of shingles kept at hand: texts that are alike often stand close to each other."""
+_WORDS = 1 << 20
+"""Words whose hash is remembered: 100 MB or so."""
+_CROWD = 32
+"""Where many texts share a key and yet differ (lists, forms), only the first so many are compared with."""
 
 _WORD = re.compile(r"\w+")
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
@@ -23,6 +35,8 @@ class _WordHashes(dict[str, int]):
     """64-bit hash of a word, the same in every process (Python's own `hash` is not)."""
 
     def __missing__(self, word: str) -> int:
+        if len(self) >= _WORDS:
+            self.clear()
         value = int.from_bytes(
             hashlib.blake2b(word.encode(errors="replace"), digest_size=8).digest(), "little"
         )
@@ -30,12 +44,15 @@ class _WordHashes(dict[str, int]):
         return value
 
 
+_HASHES = _WordHashes()
+
+
 def shingles(texts: Iterable[str], n: int) -> Iterator[np.ndarray]:
     """For each text the sorted distinct hashes (uint64) of its runs of n words, lower-cased.
 
     A text of fewer than n words is one shingle.
     """
-    hashes = _WordHashes()
+    hashes = _HASHES
     for text in texts:
         words = _WORD.findall(text.lower())
         ids = np.fromiter(map(hashes.__getitem__, words), dtype=np.uint64, count=len(words))
@@ -47,21 +64,37 @@ def shingles(texts: Iterable[str], n: int) -> Iterator[np.ndarray]:
         yield np.unique(total)
 
 
+@lru_cache(maxsize=4)
+def _hashing(n_hashes: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    factors = rng.integers(1, 1 << 63, n_hashes, dtype=np.uint64) | np.uint64(1)
+    return factors[:, None], rng.integers(0, 1 << 63, n_hashes, dtype=np.uint64)[:, None]
+
+
 def signature(hashes: np.ndarray, n_hashes: int = N_HASHES) -> np.ndarray:
     """MinHash signature [n_hashes] uint64 of a set of hashes [k] uint64.
 
     Two signatures agree at a position with a probability near the Jaccard similarity of their sets. Each
     position is the minimum under its own multiply-shift hash (Dietzfelbinger et al., 1997).
     """
-    rng = np.random.default_rng(0)
-    factors = rng.integers(1, 1 << 63, n_hashes, dtype=np.uint64) | np.uint64(1)
-    offsets = rng.integers(0, 1 << 63, n_hashes, dtype=np.uint64)
+    factors, offsets = _hashing(n_hashes)
     # High bits first: products leave the low bits of similar inputs alike.
     mixed = hashes ^ (hashes >> np.uint64(33))
-    return np.array(
-        [int(((mixed * a + b) >> np.uint64(20)).min()) for a, b in zip(factors, offsets, strict=True)],
-        np.uint64,
-    )
+    out = np.full(n_hashes, np.iinfo(np.uint64).max)
+    for start in range(0, len(mixed), _BLOCK):  # what fits the cache
+        values = mixed[None, start : start + _BLOCK] * factors
+        values += offsets
+        np.minimum(out, values.min(axis=1), out=out)
+    return out >> np.uint64(20)
+
+
+def band_keys(hashes: np.ndarray) -> np.ndarray:
+    """Keys [BANDS] uint64 of a set of hashes: texts that agree in one of them are candidates."""
+    rows = signature(hashes).reshape(BANDS, -1)
+    keys = np.zeros(BANDS, dtype=np.uint64)
+    for column in rows.T:
+        keys = (keys ^ column) * _MULTIPLIER
+    return keys
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
@@ -70,7 +103,7 @@ def jaccard(a: np.ndarray, b: np.ndarray) -> float:
     return shared / max(1, len(a) + len(b) - shared)
 
 
-def near_duplicates(texts: Sequence[str], threshold: float = 0.8, shingle: int = 5) -> list[int]:
+def near_duplicates(texts: Sequence[str], threshold: float = THRESHOLD, shingle: int = SHINGLE) -> list[int]:
     """Indices of the texts to keep: of texts as alike as `threshold`, the first stays.
 
     Likeness is the Jaccard similarity of their sets of runs of `shingle` words; case and punctuation do not
@@ -80,18 +113,48 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8, shingle: int =
     ...                  "The cat sat on the mat, today!"])
     [0, 1]
     """
-    rows = N_HASHES // BANDS
-    kept: list[int] = []
-    sets: dict[int, np.ndarray] = {}
-    buckets: dict[tuple[int, bytes], list[int]] = {}
-    for i, hashes in enumerate(shingles(texts, shingle)):
-        mins = signature(hashes)
-        keys = [(band, mins[band * rows : (band + 1) * rows].tobytes()) for band in range(BANDS)]
-        candidates = {j for key in keys for j in buckets.get(key, ())}
-        if any(jaccard(sets[j], hashes) >= threshold for j in candidates):
+    sets = list(shingles(texts, shingle))
+    keys = np.array([band_keys(s) for s in sets], dtype=np.uint64).reshape(-1, BANDS)
+    return np.flatnonzero(first_of_alike(keys, sets.__getitem__, threshold)).tolist()
+
+
+def first_of_alike(
+    keys: np.ndarray, shingles_of: Callable[[int], np.ndarray], threshold: float = THRESHOLD
+) -> np.ndarray:
+    """Which of n texts to keep [n] bool, given their `band_keys` [n, BANDS] (a memory map will do).
+
+    Candidates are compared exactly, by the shingles that `shingles_of` looks up. Takes about 25 bytes of
+    memory a text, and more for texts that have candidates.
+    """
+    kept = np.ones(len(keys), dtype=bool)
+    texts, groups = _candidates(keys)
+    buckets: dict[int, list[int]] = {}
+    look_up = lru_cache(maxsize=_REMEMBERED)(shingles_of)
+    edges = np.flatnonzero(np.diff(texts, prepend=-1, append=-1))
+    for start, end in pairwise(edges.tolist()):
+        text, mine = int(texts[start]), groups[start:end].tolist()
+        others = {other for group in mine for other in buckets.get(group, ())}
+        if others and any(jaccard(look_up(other), look_up(text)) >= threshold for other in sorted(others)):
+            kept[text] = False
             continue
-        kept.append(i)
-        sets[i] = hashes
-        for key in keys:
-            buckets.setdefault(key, []).append(i)
+        for group in mine:
+            if len(bucket := buckets.setdefault(group, [])) < _CROWD:
+                bucket.append(text)
     return kept
+
+
+def _candidates(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Texts [m] that share a key with another, in order, and the number of that key [m]."""
+    found_texts, found_groups, n_groups = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], 0
+    for band in range(keys.shape[1]):
+        column = np.array(keys[:, band])
+        order = np.argsort(column, kind="stable")
+        new = np.diff(column[order], prepend=column[order[:1]] ^ np.uint64(1)) != 0
+        group = np.cumsum(new)
+        many = np.bincount(group)[group] > 1
+        found_texts.append(order[many])
+        found_groups.append(group[many] + n_groups)
+        n_groups += len(column) + 1
+    texts, groups = np.concatenate(found_texts), np.concatenate(found_groups)
+    order = np.argsort(texts, kind="stable")
+    return texts[order], groups[order]

@@ -1,82 +1,165 @@
-"""Packed token shards with stateless random access: a batch depends on its step and the seed alone.
+"""Packed token shards on disk: written as a stream, memory-mapped, checked by their SHA-256 when opened.
 
-No iterator state has to be saved: a resumed run asks for step 1000 and gets what an unbroken one would have.
+Documents stand one after the other, each closed by the end-of-text token, in files of bounded size that no
+document crosses.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from flopwise.data.checksums import matches
 from flopwise.errors import FlopwiseError
 
+FILE_TOKENS = 1 << 28
+"""Tokens after which a new file is begun: half a gigabyte of 16-bit ids."""
+NARROW = 1 << 16
+"""Vocabularies up to this size are stored as 16-bit ids, larger ones as 32-bit."""
 
-def write(documents: Iterable[Sequence[int]], path: Path, eos_id: int) -> int:
-    """Write documents, each closed by `eos_id`, as one packed shard; returns the number of tokens.
 
-    `path`.bin holds little-endian uint16 ids, `path`.json the documents' starts and the SHA-256.
+class Writer:
+    """Writes one shard: `NAME-00000.bin` and so on (little-endian ids), `NAME.starts` (int64, where documents
+    begin), and last `NAME.json`, without which there is no shard.
+    """
+
+    def __init__(self, path: Path, eos_id: int, vocab_size: int = NARROW, file_tokens: int = FILE_TOKENS):
+        self.path, self.eos_id, self.vocab_size, self.file_tokens = path, eos_id, vocab_size, file_tokens
+        self.dtype = np.dtype("<u2" if vocab_size <= NARROW else "<u4")
+        self.tokens, self.documents = 0, 0
+        self._files: list[dict[str, object]] = []
+        self._out: IO[bytes] | None = None
+        self._digest, self._in_file = hashlib.sha256(), 0
+        self._starts = open(_temporary(_beside(path, ".starts")), "wb")  # noqa: SIM115
+        self._starts_digest = hashlib.sha256()
+
+    def add(self, ids: Sequence[int] | np.ndarray) -> None:
+        """Append one document; the end-of-text token is added.
+
+        Raises:
+            FlopwiseError: an id is outside of the vocabulary.
+        """
+        whole = np.empty(len(ids) + 1, dtype=np.int64)
+        whole[:-1], whole[-1] = ids, self.eos_id
+        if whole.min() < 0 or whole.max() >= self.vocab_size:
+            bad = whole.min() if whole.min() < 0 else whole.max()
+            raise FlopwiseError(
+                f"shard {self.path.name}: token id {bad} of document {self.documents} is outside of the "
+                f"vocabulary of {self.vocab_size:,}; use the tokenizer that the vocabulary is of"
+            )
+        if self._out is None:
+            self._out = open(_temporary(self._name()), "wb")  # noqa: SIM115
+            self._digest, self._in_file = hashlib.sha256(), 0
+        content = whole.astype(self.dtype).tobytes()
+        self._out.write(content)
+        self._digest.update(content)
+        start = np.array([self.tokens], dtype="<i8").tobytes()
+        self._starts.write(start)
+        self._starts_digest.update(start)
+        self.tokens += len(whole)
+        self._in_file += len(whole)
+        self.documents += 1
+        if self._in_file >= self.file_tokens:
+            self._end_file()
+
+    def finish(self) -> int:
+        """Make the shard exist; returns its tokens.
+
+        Raises:
+            FlopwiseError: it has no document.
+        """
+        from flopwise.records.folder import atomic_write
+
+        if not self.documents:
+            self.discard()
+            raise FlopwiseError(f"shard {self.path.name} would have no documents; give more data")
+        self._end_file()
+        _close(self._starts)
+        os.replace(_temporary(_beside(self.path, ".starts")), _beside(self.path, ".starts"))
+        header = {
+            "tokens": self.tokens, "documents": self.documents, "dtype": self.dtype.name,
+            "files": self._files, "starts_sha256": self._starts_digest.hexdigest(),
+        }  # fmt: skip
+        atomic_write(_beside(self.path, ".json"), json.dumps(header, indent=1) + "\n")
+        return self.tokens
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        self._starts.close()
+        if self._out is not None:
+            self._out.close()
+        for path in (_temporary(_beside(self.path, ".starts")), _temporary(self._name())):
+            path.unlink(missing_ok=True)
+        for entry in self._files:
+            self.path.with_name(str(entry["name"])).unlink(missing_ok=True)
+
+    def _name(self) -> Path:
+        return _beside(self.path, f"-{len(self._files):05d}.bin")
+
+    def _end_file(self) -> None:
+        if self._out is None:
+            return
+        _close(self._out)
+        path = self._name()
+        os.replace(_temporary(path), path)
+        self._files.append({"name": path.name, "tokens": self._in_file, "sha256": self._digest.hexdigest()})
+        self._out = None
+
+
+def write(
+    documents: Iterable[Sequence[int] | np.ndarray], path: Path, eos_id: int, vocab_size: int = NARROW,
+    file_tokens: int = FILE_TOKENS,
+) -> int:  # fmt: skip
+    """Write documents as one shard; returns the number of tokens.
 
     Raises:
-        FlopwiseError: an id does not fit 16 bits, or there is no document.
+        FlopwiseError: an id is outside of the vocabulary, or there is no document; nothing is left behind.
     """
-    from flopwise.records.folder import atomic_write
-
-    parts: list[np.ndarray] = []
-    starts: list[int] = []
-    total = 0
-    for doc in documents:
-        ids = np.array([*doc, eos_id], dtype=np.int64)
-        if ids.min() < 0 or ids.max() > 0xFFFF:
-            raise FlopwiseError(
-                f"shards: token id {ids.max()} does not fit 16 bits; use a vocabulary of at most 65,535"
-            )
-        starts.append(total)
-        parts.append(ids.astype("<u2"))
-        total += len(ids)
-    if not parts:
-        raise FlopwiseError(f"shards: no documents for {path.name}; raise data.max_chars")
-    content = np.concatenate(parts).tobytes()
-    header = {"tokens": total, "sha256": hashlib.sha256(content).hexdigest(), "starts": starts}
-    atomic_write(_file(path, "bin"), content)
-    atomic_write(_file(path, "json"), json.dumps(header) + "\n")
-    return total
-
-
-def _file(path: Path, suffix: str) -> Path:
-    return path.with_name(f"{path.name}.{suffix}")
-
-
-@lru_cache(maxsize=32)
-def _permutation(seed: int, stream: int, epoch: int, n: int) -> np.ndarray:
-    return np.random.default_rng((seed, stream, epoch)).permutation(n)
+    writer = Writer(path, eos_id, vocab_size, file_tokens)
+    try:
+        for ids in documents:
+            writer.add(ids)
+    except BaseException:
+        writer.discard()
+        raise
+    return writer.finish()
 
 
 class Shards:
-    """A packed shard, memory-mapped; opening it checks length and SHA-256 (about a second per GB)."""
+    """A shard, memory-mapped; opening it checks lengths and SHA-256 (`checksums.matches`)."""
 
     def __init__(self, path: Path):
+        self.path = path
         try:
-            header = json.loads(_file(path, "json").read_bytes())
-            self.tokens: np.ndarray = np.memmap(_file(path, "bin"), dtype="<u2", mode="r")
-            self.starts = np.array(header["starts"], dtype=np.int64)
-            tokens, sha256 = header["tokens"], header["sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as e:
+            header = json.loads(_beside(path, ".json").read_bytes())
+            dtype = np.dtype(header["dtype"]).newbyteorder("<")
+            files = [(path.with_name(f["name"]), int(f["tokens"]), f["sha256"]) for f in header["files"]]
+            starts = _beside(path, ".starts")
+            self.parts: list[np.ndarray] = [np.memmap(file, dtype=dtype, mode="r") for file, _, _ in files]
+            """Ids of each file."""
+            self.starts: np.ndarray = np.memmap(starts, dtype="<i8", mode="r")
+            """Where documents begin, counted over all files."""
+            whole = len(self.starts) == header["documents"] and matches(starts, header["starts_sha256"])
+            for part, (file, tokens, digest) in zip(self.parts, files, strict=True):
+                whole = whole and len(part) == tokens and matches(file, digest)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise FlopwiseError(
                 f"shard {path} cannot be read ({type(e).__name__}); prepare the data again"
             ) from e
-        if len(self.tokens) != tokens or hashlib.sha256(self.tokens.data).hexdigest() != sha256:
+        if not whole or not files:
             raise FlopwiseError(
-                f"shard {path} is damaged: {len(self.tokens):,} tokens that are not the {tokens:,} written; "
-                "prepare the data again"
+                f"shard {path} is damaged: its bytes are not those that were written; prepare the data again"
             )
+        self._bounds = np.cumsum([0, *(len(part) for part in self.parts)])
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        return int(self._bounds[-1])
 
     @property
     def n_documents(self) -> int:
@@ -84,19 +167,26 @@ class Shards:
         return len(self.starts)
 
     def n_windows(self, seq_len: int) -> int:
-        """Non-overlapping windows; neighbours share one token, so that each token is a target once."""
-        return (len(self.tokens) - 1) // seq_len
+        """Non-overlapping windows; neighbours share one token, so that each token is a target once. None
+        crosses two files."""
+        return sum((len(part) - 1) // seq_len for part in self.parts)
 
-    def window(self, index: int, seq_len: int) -> np.ndarray:
-        """Window [seq_len + 1] int64: inputs and, one further on, targets."""
-        return self.tokens[index * seq_len : index * seq_len + seq_len + 1].astype(np.int64)
-
-    def batch(self, step: int, batch_size: int, seq_len: int, seed: int, stream: int = 0) -> np.ndarray:
-        """Rows [batch_size, seq_len + 1] int64 of a step; each epoch is a new permutation of the windows."""
-        return Source([self]).rows(step * batch_size, batch_size, seq_len, seed, stream)
+    def windows(self, index: np.ndarray, seq_len: int) -> np.ndarray:
+        """Windows [n, seq_len + 1] int64 of numbers `index` [n]: inputs and, one further on, targets."""
+        counts = [(len(part) - 1) // seq_len for part in self.parts]
+        if len(self.parts) == 1:
+            return _gather(self.parts[0], index, seq_len)
+        ends = np.cumsum(counts)
+        which = np.searchsorted(ends, index, side="right")
+        out = np.empty((len(index), seq_len + 1), dtype=np.int64)
+        for i in np.unique(which).tolist():
+            mine = which == i
+            out[mine] = _gather(self.parts[i], index[mine] - (ends[i] - counts[i]), seq_len)
+        return out
 
     def document_windows(self, seq_len: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
-        """Windows [n, seq_len + 1] and their documents [n], about `n_tokens`: the yardstick of evaluation.
+        """Windows [n, seq_len + 1] int64 and their documents [n], about `n_tokens`: the yardstick of
+        evaluation.
 
         Windows lie within documents, spread evenly over them, so that the standard error can be taken over
         documents. Documents shorter than a window have none.
@@ -104,107 +194,45 @@ class Shards:
         Raises:
             FlopwiseError: all documents are shorter.
         """
-        ends = np.append(self.starts[1:], len(self.tokens))
-        places = [
-            (start, doc)
-            for doc, (first, end) in enumerate(zip(self.starts.tolist(), ends.tolist(), strict=True))
-            for start in range(first, end - seq_len, seq_len)
-        ]
-        if not places:
-            raise FlopwiseError(f"shards: no document has {seq_len + 1} tokens; lower ladder.seq_len")
-        want = min(len(places), max(1, n_tokens // seq_len))
-        chosen = [places[i] for i in np.linspace(0, len(places) - 1, want).round().astype(int)]
-        rows = np.stack([self.tokens[s : s + seq_len + 1] for s, _ in chosen]).astype(np.int64)
-        return rows, np.array([doc for _, doc in chosen])
-
-
-class Source:
-    """Several shards read as one."""
-
-    def __init__(self, shards: Sequence[Shards], name: str = "text"):
-        self.shards, self.name = list(shards), name
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens in all shards."""
-        return sum(len(s) for s in self.shards)
-
-    def n_windows(self, seq_len: int) -> int:
-        """Windows in all shards: the length of an epoch in rows."""
-        return sum(s.n_windows(seq_len) for s in self.shards)
-
-    def rows(self, first: int, n: int, seq_len: int, seed: int, stream: int = 0) -> np.ndarray:
-        """Rows [n, seq_len + 1] int64 number `first`, `first` + 1, ... of the endless shuffled sequence.
-
-        Raises:
-            FlopwiseError: the source is shorter than one row.
-        """
-        ends = np.cumsum([s.n_windows(seq_len) for s in self.shards])
+        starts = np.asarray(self.starts)
+        lengths = np.diff(np.append(starts, len(self)))
+        ends = np.cumsum(np.maximum(0, -(-(lengths - seq_len) // seq_len)))
         if not ends[-1]:
             raise FlopwiseError(
-                f"source {self.name}: {self.n_tokens:,} tokens, a row needs {seq_len + 1}; lower seq_len"
+                f"held-out data {self.path.name}: the longest document has {lengths.max():,} tokens, a "
+                f"window needs {seq_len + 1:,}; lower seq_len"
             )
-        out = np.empty((n, seq_len + 1), dtype=np.int64)
-        for i in range(n):
-            epoch, slot = divmod(first + i, int(ends[-1]))
-            index = int(_permutation(seed, stream, epoch, int(ends[-1]))[slot])
-            shard = int(np.searchsorted(ends, index, side="right"))
-            before = int(ends[shard - 1]) if shard else 0
-            out[i] = self.shards[shard].window(index - before, seq_len)
-        return out
+        want = min(int(ends[-1]), max(1, n_tokens // seq_len))
+        chosen = np.linspace(0, int(ends[-1]) - 1, want).round().astype(np.int64)
+        documents = np.searchsorted(ends, chosen, side="right")
+        before = np.where(documents > 0, ends[documents - 1], 0)
+        places = starts[documents] + (chosen - before) * seq_len
+        files = np.searchsorted(self._bounds, places, side="right") - 1
+        rows = np.empty((want, seq_len + 1), dtype=np.int64)
+        for i, (file, place) in enumerate(zip(files.tolist(), places.tolist(), strict=True)):
+            first = place - int(self._bounds[file])
+            rows[i] = self.parts[file][first : first + seq_len + 1]
+        return rows, documents
 
 
-class Mixture:
-    """Batches with the same number of rows from each source in every step.
+def _gather(tokens: np.ndarray, index: np.ndarray, seq_len: int) -> np.ndarray:
+    # A view whose rows overlap by one token: taking rows of it copies whole rows, several times faster than
+    # an index for every token.
+    size = tokens.itemsize
+    shape = ((len(tokens) - 1) // seq_len, seq_len + 1)
+    rows = np.lib.stride_tricks.as_strided(tokens, shape, (seq_len * size, size), writeable=False)
+    return rows[index].astype(np.int64)
 
-    `sources` by name, and the share of each; shares are scaled to sum to 1.
-    """
 
-    def __init__(self, sources: Mapping[str, Sequence[Shards]], weights: Mapping[str, float]):
-        if not weights or set(weights) != set(sources) or not all(w > 0 for w in weights.values()):
-            raise FlopwiseError(f"mixture: weights must be above 0, one for each of {', '.join(sources)}")
-        self.sources = [Source(shards, name) for name, shards in sources.items()]
-        total = sum(weights.values())
-        self.weights = {name: weights[name] / total for name in sources}
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f"{path.name}{ending}")
 
-    @property
-    def tokens_unique(self) -> int:
-        """Distinct tokens that the mixture can show."""
-        return sum(s.n_tokens for s in self.sources)
 
-    def rows(self, batch_size: int) -> dict[str, int]:
-        """Rows of a batch from each source: whole numbers nearest to the weights, by largest remainder.
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}.tmp")
 
-        Raises:
-            FlopwiseError: a source would get no row.
-        """
-        exact = np.array([self.weights[s.name] * batch_size for s in self.sources])
-        counts = np.floor(exact + 1e-9).astype(int)
-        for i in np.argsort(counts - exact, kind="stable")[: batch_size - counts.sum()]:
-            counts[i] += 1
-        empty = [s.name for s, count in zip(self.sources, counts, strict=True) if not count]
-        if empty:
-            raise FlopwiseError(
-                f"mixture: {self.weights[empty[0]]:.1%} of {empty[0]} is less than one row in a batch of "
-                f"{batch_size}; raise the batch size or the share"
-            )
-        return {s.name: int(c) for s, c in zip(self.sources, counts, strict=True)}
 
-    def batch(self, step: int, batch_size: int, seq_len: int, seed: int) -> np.ndarray:
-        """Rows [batch_size, seq_len + 1] int64 of a step, sources in their order."""
-        counts = self.rows(batch_size)
-        return np.concatenate(
-            [
-                s.rows(step * counts[s.name], counts[s.name], seq_len, seed, stream)
-                for stream, s in enumerate(self.sources)
-            ]
-        )
-
-    def tokens_seen(self, steps: int, batch_size: int, seq_len: int) -> dict[str, int]:
-        """Target tokens shown from each source in so many steps."""
-        return {name: steps * count * seq_len for name, count in self.rows(batch_size).items()}
-
-    def epochs(self, steps: int, batch_size: int, seq_len: int) -> dict[str, float]:
-        """How often each source has been read through after so many steps: above 1, data repeats."""
-        counts = self.rows(batch_size)
-        return {s.name: steps * counts[s.name] / s.n_windows(seq_len) for s in self.sources}
+def _close(out: IO[bytes]) -> None:
+    out.flush()
+    os.fsync(out.fileno())
+    out.close()
