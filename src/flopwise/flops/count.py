@@ -187,6 +187,6 @@ def weight_bytes(cfg: ModelConfig, bytes_per_weight: float = 4) -> float:
 
 
 def kv_cache_bytes(cfg: ModelConfig, context_len: int, batch: int = 1, bytes_per_value: float = 4) -> float:
-    """Memory of keys and values for `batch` sequences of `context_len` tokens; a window keeps W of them."""
+    """Memory of keys and values that `batch` sequences of `context_len` tokens need; a window needs W."""
     context_len = int(_seen(cfg, context_len))
     return 2.0 * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim * context_len * batch * bytes_per_value

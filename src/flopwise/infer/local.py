@@ -2,7 +2,8 @@
 
 Why it is fast at this size: norm weights and the 1/sqrt(D) of attention are folded into the matrices; rotary
 turns are complex products; prompts are right-aligned, so that all rows write the same cache column (rotary
-positions are relative, a shift of a whole row changes nothing); the cache grows with the text.
+positions are relative, a shift of a whole row changes nothing) and an attention window is a range of columns;
+the cache grows with the text.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flopwise.errors import FlopwiseError
-from flopwise.flops.count import decode_flops, prefill_flops, score_flops
+from flopwise.flops.count import decode_flops, decode_pairs, prefill_flops, score_flops
 from flopwise.infer.draw import Draw
 from flopwise.infer.engine import SampleBatch, Usage, streams, uniforms
+from flopwise.models.moe import MoE
 from flopwise.models.transformer import Block, Transformer
 
 GROW = 16
@@ -35,14 +37,56 @@ class _Layer:
     def __init__(self, block: Block):
         cfg = block.attn.cfg
         H, K, D = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
+        self.cfg = cfg
         qkv = (block.attn.qkv.weight * block.attn_norm.weight).view(H + 2 * K, D, -1).clone()
-        qkv[:H] *= D**-0.5
         # The halves that rotary positions pair up come to lie side by side, as complex numbers.
-        qkv[: H + K] = qkv[: H + K].unflatten(1, (2, D // 2)).transpose(1, 2).flatten(1, 2)
+        qkv[: H + K] = _paired(qkv[: H + K])
+        self.qk_norm: Tensor | None = None
+        if cfg.qk_norm:
+            q_norm, k_norm = block.attn.q_norm.weight * D**-0.5, block.attn.k_norm.weight
+            self.qk_norm = _paired(torch.cat([q_norm.expand(H, D), k_norm.expand(K, D)])[..., None])[..., 0]
+        else:
+            qkv[:H] *= D**-0.5
         self.qkv = qkv.flatten(0, 1).T
         self.out = block.attn.out.weight.detach().T
-        self.gate_up = (block.mlp.gate_up.weight * block.mlp_norm.weight).T
-        self.down = block.mlp.down.weight.detach().T
+        self.experts: MoE | None = None
+        if isinstance(block.mlp, MoE):
+            self.experts = _with_norm(block.mlp, block.mlp_norm.weight)
+        else:
+            self.gate_up = (block.mlp.gate_up.weight * block.mlp_norm.weight).T
+            self.down = block.mlp.down.weight.detach().T
+
+    def heads(self, x: Tensor) -> Tensor:
+        """x [N, d_model] -> query, key and value heads [N, H + 2K, D], not turned yet."""
+        cfg = self.cfg
+        heads = (_unit(x, cfg.norm_eps) @ self.qkv).view(len(x), -1, cfg.head_dim)
+        if self.qk_norm is not None:
+            normed = heads[:, : len(self.qk_norm)]
+            normed.copy_(_unit(normed, cfg.norm_eps).mul_(self.qk_norm))
+        return heads
+
+    def feed_forward(self, x: Tensor) -> None:
+        """Add the feed-forward part to x [N, d_model]."""
+        unit = _unit(x, self.cfg.norm_eps)
+        if self.experts is not None:
+            x.add_(self.experts(unit))
+        else:
+            gate, up = (unit @ self.gate_up).chunk(2, -1)
+            torch.addmm(x, F.silu(gate).mul_(up), self.down, out=x)
+
+
+def _paired(heads: Tensor) -> Tensor:
+    """heads [n, D, m] with units i and i + D / 2 side by side."""
+    return heads.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def _with_norm(moe: MoE, norm: Tensor) -> MoE:
+    """A copy that takes inputs before the norm's weight [d_model]."""
+    copy = MoE(moe.cfg).eval()
+    copy.load_state_dict(moe.state_dict())
+    for weight in (copy.router.weight, copy.gate_up, *([copy.shared.gate_up.weight] if copy.shared else [])):
+        weight.mul_(norm)
+    return copy
 
 
 def _unit(x: Tensor, eps: float) -> Tensor:
@@ -218,9 +262,10 @@ class LocalEngine:
         base = decode_flops(self.cfg, 0).total
         per_position = decode_flops(self.cfg, 1).total - base
         passes = np.maximum(new - 1, 0)
-        pairs = passes * prompts[prompt_index] + passes * (passes + 1) / 2
+        contexts = zip(prompts[prompt_index].tolist(), passes.tolist(), strict=True)
+        pairs = sum(decode_pairs(self.cfg, prompt, n) for prompt, n in contexts)
         prefill = sum(prefill_flops(self.cfg, int(p)).total for p in prompts)
-        return float(prefill + base * passes.sum() + per_position * pairs.sum())
+        return float(prefill + base * passes.sum() + per_position * pairs)
 
     def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, _Cache]:
         """Read right-aligned prompts: logits [B, V] after the last token, and the cache."""
@@ -232,24 +277,24 @@ class LocalEngine:
             real[row, P - len(prompt) :] = True
         keep = torch.from_numpy(real)
         # A padding query may look at itself, so that its softmax is defined; nobody looks at it.
-        allowed = (keep[:, None, :] & torch.ones(P, P, dtype=torch.bool).tril()) | torch.eye(
-            P, dtype=torch.bool
-        )
+        seen = torch.ones(P, P, dtype=torch.bool).tril()
+        if cfg.sliding_window is not None:
+            seen = seen.triu(1 - cfg.sliding_window)
+        allowed = (keep[:, None, :] & seen) | torch.eye(P, dtype=torch.bool)
         H, K, D = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
-        x = self.embed[torch.from_numpy(ids)]
+        x = self.embed[torch.from_numpy(ids)].flatten(0, 1)
         keys, values = [], []
         for layer in self.layers:
-            heads = (_unit(x, cfg.norm_eps) @ layer.qkv).view(B, P, H + 2 * K, D).transpose(1, 2)
+            heads = layer.heads(x).view(B, P, H + 2 * K, D).transpose(1, 2)
             turned = _turn(heads[:, : H + K], self.turns[:P])
             q, k, v = turned[:, :H], turned[:, H:], heads[:, H + K :]
             keys.append(k.contiguous())
             values.append(v.contiguous())
             k, v = (t.repeat_interleave(H // K, 1) for t in (k, v))
             mixed = F.scaled_dot_product_attention(q, k, v, allowed[:, None], scale=1.0)
-            x = x + mixed.transpose(1, 2).reshape(B, P, H * D) @ layer.out
-            gate, up = (_unit(x, cfg.norm_eps) @ layer.gate_up).chunk(2, -1)
-            x = x + (F.silu(gate) * up) @ layer.down
-        logits = _unit(x[:, -1], cfg.norm_eps) @ self.head
+            x = torch.addmm(x, mixed.transpose(1, 2).reshape(B * P, H * D), layer.out)
+            layer.feed_forward(x)
+        logits = _unit(x.view(B, P, -1)[:, -1], cfg.norm_eps) @ self.head
         if not logits.isfinite().all():
             raise FlopwiseError(
                 "sample: the model's logits are not finite; its weights are damaged, train it again"
@@ -262,11 +307,11 @@ class LocalEngine:
         cfg, R = self.cfg, len(token)
         H, K, D = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
         cache.reserve(column + 1)
-        seen = slice(column + 1)
+        seen = slice(max(0, column + 1 - (cfg.sliding_window or column + 1)), column + 1)
         mask = cache.mask.view(R * K, 1, -1)[:, :, seen]
         x = self.embed[token]
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
-            heads = (_unit(x, cfg.norm_eps) @ layer.qkv).view(R, H + 2 * K, D)
+            heads = layer.heads(x)
             turned = _turn(heads[:, : H + K], self.turns[column])
             keys[:, :, column] = turned[:, H:]
             values[:, :, column] = heads[:, H + K :]
@@ -274,8 +319,7 @@ class LocalEngine:
             k, v = (t.view(R * K, -1, D)[:, seen] for t in (keys, values))
             weights = torch.baddbmm(mask, q, k.mT).softmax(-1)
             torch.addmm(x, (weights @ v).view(R, H * D), layer.out, out=x)
-            gate, up = (_unit(x, cfg.norm_eps) @ layer.gate_up).chunk(2, -1)
-            torch.addmm(x, F.silu(gate).mul_(up), layer.down, out=x)
+            layer.feed_forward(x)
         return _unit(x, cfg.norm_eps) @ self.head
 
     def _decode(

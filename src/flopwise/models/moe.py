@@ -152,8 +152,12 @@ class MoE(nn.Module):
             weights = weights / weights.sum(1, keepdim=True)
         if cfg.routed_scale != 1:
             weights = weights * cfg.routed_scale
-        self.auxiliary = self._watch(logits, scores, chosen) if self.training else None
+        self.auxiliary = self._watch(logits, scores, chosen) if self._learns() else None
         return weights, chosen
+
+    def _learns(self) -> bool:
+        """Roll-outs and scoring between updates say nothing about the balance of training."""
+        return self.training and torch.is_grad_enabled()
 
     def _watch(self, logits: Tensor, scores: Tensor, chosen: Tensor) -> Tensor | None:
         """Count the load; the sum of the auxiliary losses.
