@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import Made
 
+from conftest import Made
 from flopwise.flops.spend import Spend
 from flopwise.laws import fit
 from flopwise.records.folder import RunFolder
@@ -61,7 +61,9 @@ class LadderMaker:
         F = self.variants.get(variant, 1.0) ** 0.5
         return 1.5 + 30 * (N * F) ** -0.34 + 1500 * (D * F) ** -0.56
 
-    def rungs(self, variant: str, width: int, budgets: tuple[float, ...], seed: int = 0, **extra: Any) -> None:
+    def rungs(
+        self, variant: str, width: int, budgets: tuple[float, ...], seed: int = 0, **extra: Any
+    ) -> None:
         """The trunk of a size and its branches."""
         N, prefix = 24.0 * width**2, "" if variant == "dense" else f"{variant}-"
         experts = variant.startswith("moe")
@@ -79,7 +81,9 @@ class LadderMaker:
             data = {"corpus": "kjv+digits", "tokens_seen": D, "tokens_unique": D, "modality": "image+text"}
             common: dict[str, Any] = {"model": shape, "seed": seed}
             extra = mark | {"epochs": {"kjv": D / 4e6}} | extra
-            self.run(trunk, "pretrain", "trunk", 0.8 * C - spent, parents=parents, extra=extra, data=data, **common)
+            self.run(
+                trunk, "pretrain", "trunk", 0.8 * C - spent, parents=parents, extra=extra, data=data, **common
+            )
             spent = 0.8 * C
             loss = self.loss(variant, N, D) * np.exp(drift + self.rng.normal(0, 0.001))
             metrics = {"loss": Metric(value=loss, se=0.01, n=80)}
@@ -91,7 +95,8 @@ class LadderMaker:
                 extra["expert_load"] = share.tolist()
             self.run(
                 branch, "pretrain", "cooldown", 0.2 * C, parents={"data": "data", "init": trunk},
-                extra=extra, data=data, metrics=metrics, spec={"mixture": dict.fromkeys(CORPORA, 0.5)}, **common,
+                extra=extra, data=data, metrics=metrics, spec={"mixture": dict.fromkeys(CORPORA, 0.5)},
+                **common,
             )  # fmt: skip
             before = {"init": trunk}
 
@@ -118,7 +123,11 @@ class LadderMaker:
         """Names of finished branches of these variants that are not held out."""
         out = []
         for name in self.made.ids:
-            r = self.made.folder(name).record() if (self.made.folder(name).path / "run.json").exists() else None
+            r = (
+                self.made.folder(name).record()
+                if (self.made.folder(name).path / "run.json").exists()
+                else None
+            )
             if r and r.method == "cooldown" and r.extra["variant"] in variants and not r.extra["held_out"]:
                 out.append(name)
         return out
@@ -127,9 +136,20 @@ class LadderMaker:
         """A law fitted to one variant, with its prediction of the held-out run."""
         branches = self.branches(variant)
         rows = self.rows(branches)
-        fitted = fit("chinchilla", {k: np.array([row[k] for row in rows]) for k in ("N", "D", "loss", "run")}, cluster="run")
+        fitted = fit(
+            "chinchilla",
+            {k: np.array([row[k] for row in rows]) for k in ("N", "D", "loss", "run")},
+            cluster="run",
+        )
         N = 24.0 * width**2
-        held: dict[str, Any] = {"run": f"w{width}-s0-1", "variant": variant, "width": width, "N": N, "D": tokens, "C": 9 * N * tokens}
+        held: dict[str, Any] = {
+            "run": f"w{width}-s0-1",
+            "variant": variant,
+            "width": width,
+            "N": N,
+            "D": tokens,
+            "C": 9 * N * tokens,
+        }
         wide, narrow = fitted.predict(N=N, D=tokens), fitted.predict(N=N, D=tokens, level=0.9)
         prediction = held | {
             "law": "chinchilla", "target": "loss", "level": 0.95, "made_at": 0.0, "value": wide.value,
@@ -137,7 +157,12 @@ class LadderMaker:
             "C_ratio": held["C"] / max(r["C"] for r in rows), "others": [],
         }  # fmt: skip
         trial = {"law": "chinchilla", "held_out": 1e5, "errors": [0.004], "inside": [True], "rms": 0.004}
-        choice = {"chosen": "chinchilla", "reasons": ["chinchilla was best"], "fits": [fitted.to_dict()], "trials": [trial]}
+        choice = {
+            "chosen": "chinchilla",
+            "reasons": ["chinchilla was best"],
+            "fits": [fitted.to_dict()],
+            "trials": [trial],
+        }
         files = {
             "points.json": rows, "fit.json": fitted.to_dict(), "choice.json": choice,
             "prediction.json": prediction, "notes.json": ["noise between seeds is 0.2%"],
@@ -171,13 +196,61 @@ class LadderMaker:
         }  # fmt: skip
         rows = self.rows(self.branches("dense", variant))
         files = {"points.json": rows, "comparison.json": found, "notes.json": [f"{variant} needs less"]}
-        self.run("law-factor", "fit", "pretraining_law", spec={"name": "factor", "method": "factor"}, files=files)
+        self.run(
+            "law-factor", "fit", "pretraining_law", spec={"name": "factor", "method": "factor"}, files=files
+        )
+
+    def tuning(self) -> None:
+        """A search over five rates at two sizes, and its outcome."""
+        from flopwise.pretrain.tuning import fit_tuning
+
+        rows, refs = [], {}
+        for width in (32, 64):
+            for factor in (0.5, 0.7, 1.0, 1.4, 2.0):
+                loss = (3.0 - width / 100) * np.exp(
+                    0.02 * np.log(factor / 1.15) ** 2 + self.rng.normal(0, 1e-4)
+                )
+                row = {
+                    "width": width,
+                    "rate_factor": factor,
+                    "batch_size": 16,
+                    "seed": 0,
+                    "loss": float(loss),
+                }
+                rows.append(row)
+                name = refs[f"run{len(refs)}"] = f"tune{len(refs)}-w{width}"
+                N = 24.0 * width**2
+                self.run(
+                    name, "pretrain", "cooldown", 9 * N * 5e5, parents={"data": "data"},
+                    extra={"width": width, "variant": "tuning", "rate_factor": factor, "batch_size": 16},
+                    metrics={"loss": Metric(value=float(loss), se=0.01, n=80)},
+                    model={"n_params_non_embedding": N, "n_params_total": 2 * N, "architecture": {}},
+                    data={"tokens_seen": 5e5, "tokens_unique": 5e5},
+                )  # fmt: skip
+        content = fit_tuning(rows, batch_size=16).to_dict() | {"runs": rows}
+        self.run("tuning", "fit", "tuning", references=refs, files={"tuning.json": content})
+
+    def isoflop(self) -> None:
+        """Five sizes at each of four budgets of equal compute."""
+        names = []
+        for C in (3e11, 1e12, 3e12, 1e13):
+            for width in (24, 32, 48, 64, 96):
+                tokens = C / (9 * 24.0 * width**2)
+                before = set(self.made.ids)
+                self.rungs("iso", width, (tokens,), int(C // 1e11))
+                names += [n for n in self.made.ids if n not in before and "trunk" not in n]
+        rows = self.rows(names)
+        curves = {key: [r[key] for r in rows] for key in ("N", "C", "loss")}
+        found = {"iso": {"all parameters, FLOPs as executed": {"curves": curves}}}
+        files = {"points.json": rows, "isoflop.json": found, "notes.json": ["N* grows as C^0.62"]}
+        self.run("law-iso", "fit", "pretraining_law", spec={"name": "iso", "method": "isoflop"}, files=files)
 
 
 def make(root: Path, variants: dict[str, float] | None = None) -> Made:
     """A whole ladder under `root`: two variants, seeds, a law, the run held out, its test."""
     m = LadderMaker(root, variants or {"dense": 1.0, "moe8": 1.8})
     m.data()
+    m.tuning()
     for variant in m.variants:
         for width in WIDTHS:
             for seed in (0, 1000) if width == WIDTHS[0] else (0,):
@@ -185,6 +258,7 @@ def make(root: Path, variants: dict[str, float] | None = None) -> Made:
     m.law()
     if "moe8" in m.variants:
         m.comparison("moe8")
+        m.isoflop()
     m.rungs("dense", 128, (8e6,), held_out=True)
     m.verify()
     return m.made

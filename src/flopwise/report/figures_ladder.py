@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from flopwise.report.figures import SERIES, both, loss_text, one
-from flopwise.report.format import count, digits, flop, percent, plain, tick, with_error
+from flopwise.report.format import count, flop, percent, plain, tick, with_error
 from flopwise.report.runs import number
 from flopwise.report.svg import Plot, linear_axis, log_axis
 
@@ -207,6 +206,8 @@ def residuals(entry: dict[str, Any], narrow: bool) -> Plot | None:
     tests = [t for t in _tests(entry, "C") if number(t.get("measured")) is not None and t["predicted"]]
     ys = [100 * q["residual"] for q in points] + [100 * (t["measured"] / t["predicted"] - 1) for t in tests]
     limit = 1.15 * max(0.1, *(abs(y) for y in ys))
+    ends = [abs(100 * (e / t["predicted"] - 1)) for t in tests for e in _ends(t) or ()]
+    limit = max(limit, min(1.08 * max(ends, default=0.0), 5 * limit))
     many = len(entry["variants"]) > 1
     by = variant_colours(entry["variants"]) if many else ramp([q.get("N") for q in points])
     plot = Plot(
@@ -220,8 +221,8 @@ def residuals(entry: dict[str, Any], narrow: bool) -> Plot | None:
     )
     plot.line([(plot.x.low, 0.0), (plot.x.high, 0.0)], "ink", "thin")
     for t in tests:
-        if ends := _ends(t):
-            a, b = (100 * (e / t["predicted"] - 1) for e in ends)
+        if span := _ends(t):
+            a, b = (100 * (e / t["predicted"] - 1) for e in span)
             plot.error(t["C"], max(a, -limit), min(b, limit), "held", cap=6)
     for q in points:
         colour = by.get(q["variant"] if many else q.get("N"), "ink")
@@ -274,8 +275,30 @@ def isoflop(section: dict[str, Any], narrow: bool) -> Plot | None:
     return plot
 
 
+def lower_hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The runs that no mixture of others beats: the convex lower edge in both logarithms, as far as it falls.
+
+    >>> lower_hull([(1.0, 4.0), (2.0, 3.9), (4.0, 2.0), (4.0, 3.0), (8.0, 2.5)])
+    [(1.0, 4.0), (4.0, 2.0)]
+    """
+    hull: list[tuple[float, float]] = []
+    for p in sorted(points):
+        if hull and p[1] >= hull[-1][1]:
+            continue
+        while hull and hull[-1][0] == p[0]:
+            hull.pop()
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) >= _slope(hull[-2], p):
+            hull.pop()
+        hull.append(p)
+    return hull
+
+
+def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
+    return math.log(b[1] / a[1]) / math.log(b[0] / a[0])
+
+
 def variants(rungs: dict[str, Any], narrow: bool) -> Plot | None:
-    """Every variant at the compute it took: points, and the lowest loss reached by each so far."""
+    """Every variant at the compute it took: points, and the lower edge of each."""
     points = [q for q in rungs["points"] if not q["tuning"] and q["C"]]
     if len(rungs["variants"]) < 2 or not points:
         return None
@@ -289,10 +312,7 @@ def variants(rungs: dict[str, Any], narrow: bool) -> Plot | None:
     )
     for name in rungs["variants"]:
         mine = sorted((q for q in points if q["variant"] == name), key=lambda q: q["C"])
-        best: list[tuple[float, float]] = []
-        for q in mine:
-            if not best or q["loss"] < best[-1][1]:
-                best.append((q["C"], q["loss"]))
+        best = lower_hull([(q["C"], q["loss"]) for q in mine])
         plot.line(best, by[name])
         for q in mine:
             shape = "diamond" if q["held_out"] else "circle"
@@ -362,38 +382,43 @@ def expert_load(layer: dict[str, Any], number_of: int) -> Plot | None:
 
 
 def tuning(search: dict[str, Any], narrow: bool) -> Plot | None:
-    """Loss against the factor on all rates, a curve per size, the chosen factor with its interval."""
+    """Loss against the factor on all rates, a curve per size; at the foot the intervals of the best."""
     curves = [c for c in search["curves"] if len(c["points"]) > 1]
     if not curves:
         return None
     by = ramp([c["width"] for c in curves])
-    xs = [p["x"] for c in curves for p in c["points"]]
-    # Losses of different sizes lie far apart: each is shown by its distance from its own lowest.
-    ys = [100 * (p["loss"] / c["lowest"] - 1) for c in curves for p in c["points"]]
     chosen = number(search["rate_factor"])
+
+    def above(c: dict[str, Any], loss: float) -> float:
+        # Losses of different sizes lie far apart: each is shown by its distance from its own lowest.
+        return 100 * (loss / c["lowest"] - 1)
+
+    ys = [above(c, p["loss"]) for c in curves for p in c["points"]]
+    room = 0.06 * len(curves) * max(1e-3, max(ys) - min(ys))
+    xs = [p["x"] for c in curves for p in c["points"]]
     plot = Plot(
-        log_axis(xs + [chosen or xs[0]], "factor on all learning rates (log)", general, 4 if narrow else 7),
-        linear_axis(ys, "loss above the size's lowest, %", lambda v: digits(v, 2) if v else "0", 5),
-        *((NARROW, 300) if narrow else (WIDE, 340)),
-        right=60 if narrow else 140,
+        log_axis([*xs, chosen or xs[0]], "factor on all learning rates (log)", general, 4 if narrow else 7),
+        linear_axis([min(ys) - room, max(ys)], "loss above the size's lowest, %", general, 5),
+        *((NARROW, 320) if narrow else (WIDE, 360)),
+        right=60 if narrow else 120,
         title="Loss against learning rate for each size of the search",
-    )  # fmt: skip
-    for c in curves:
-        colour = by.get(c["width"], "s0")
-        lowest = c["lowest"]
-        if c["curve"]:
-            line = [(x, 100 * (y / lowest - 1)) for x, y in c["curve"]]
-            plot.line([q for q in line if plot.y.low <= q[1] <= plot.y.high], colour, "thin")
-        for p in c["points"]:
-            y = 100 * (p["loss"] / lowest - 1)
-            plot.dot(p["x"], y, colour, f"{c['label']}\nfactor {p['x']:g}\nloss {plain(p['loss'])}", r=3.6)
-        last = max(c["points"], key=lambda p: p["x"])
-        plot.end_label(
-            last["x"], 100 * (last["loss"] / lowest - 1), c["short"] if narrow else c["label"], colour
-        )
-        if c["best"] and c["low"] and c["high"]:
-            ends = [float(np.clip(e, plot.x.low, plot.x.high)) for e in (c["low"], c["high"])]
-            plot.line([(ends[0], plot.y.low), (ends[1], plot.y.low)], colour)
+    )
     if chosen:
-        plot.vertical(chosen, f"chosen: {chosen:.3g}")
+        plot.vertical(chosen, f"taken: {chosen:.3g}")
+    for i, c in enumerate(curves):
+        colour = by[c["width"]]
+        line = [(x, above(c, y)) for x, y in c["curve"]]
+        plot.line([q for q in line if plot.y.low <= q[1] <= plot.y.high], colour, "thin")
+        for p in c["points"]:
+            words = f"width {c['width']}, factor {p['x']:g}\nbatch {p['batch']}\nloss {plain(p['loss'])}"
+            plot.dot(p["x"], above(c, p["loss"]), colour, words, r=3.6, style="" if p["chosen"] else "hollow")
+        last = max((p for p in c["points"] if p["chosen"]), key=lambda p: p["x"], default=c["points"][-1])
+        plot.end_label(last["x"], above(c, last["loss"]), _size(c, narrow), colour)
+        if c["best"]:
+            foot = plot.y.low + room * (i + 0.6) / (len(curves) + 0.6)
+            ends = [min(max(e, plot.x.low), plot.x.high) for e in (c["low"] or 0.0, c["high"] or plot.x.high)]
+            plot.line([(ends[0], foot), (ends[1], foot)], colour)
+            said = f"width {c['width']}: best at {c['best']:.3g}"
+            said += f"\n95%: {c['low']:.3g} to {c['high']:.3g}" if c["low"] and c["high"] else ""
+            plot.dot(c["best"], foot, colour, said, "diamond", 3.6)
     return plot

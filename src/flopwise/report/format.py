@@ -108,7 +108,7 @@ def percent(value: Any, se: Any = None, places: int = 1) -> str:
     if v is None:
         return NOTHING
     error = "" if e is None else f" ± {100 * e:.{places}f}"
-    return f"{100 * v:.{places}f}{error}%"
+    return f"{100 * v:.{places}f}{error}%".replace("-", "−")
 
 
 def percent_range(value: Any, low: Any, high: Any, places: int = 1) -> str:

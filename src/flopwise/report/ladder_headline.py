@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flopwise.report.format import count, digits, flop, percent, plain, ratio
+from flopwise.report.format import NOTHING, count, digits, flop, percent, plain, ratio
 from flopwise.report.runs import number
 
 
@@ -47,7 +47,9 @@ def value(v: Any, target: str) -> str:
 def off(test: dict[str, Any]) -> str:
     """How far a prediction was off, with as many digits as it deserves."""
     error = number(test.get("relative_error"))
-    return "–" if error is None else f"{digits(100 * abs(error), 2)}%"
+    if error is None:
+        return NOTHING
+    return f"{100 * abs(error):.2f}%" if abs(error) < 0.01 else f"{digits(100 * abs(error), 2)}%"
 
 
 def interval_words(p: dict[str, Any], target: str) -> str:

@@ -19,11 +19,19 @@ def collect_rungs(runs: Runs) -> dict[str, Any]:
     rungs = [rung(r, runs, fitted, tuning) for r in runs.find("pretrain") if is_rung(r)]
     rungs.sort(key=lambda q: (q["held_out"], q["tuning"], q["variant"], q["N"], q["D"], q["seed"]))
     missing = [] if rungs else [runs.why("pretrain", "Every rung of the ladder")]
+    noise = _seed_noise(rungs)
     corpora = sorted({name for q in rungs for name in q["corpora"]})
     return {
         "points": rungs, "variants": sorted({q["variant"] for q in rungs if not q["tuning"]}),
-        "corpora": corpora, "seed_noise": _seed_noise(rungs), "missing": missing,
+        "corpora": corpora, "seed_noise": noise,
+        "noise": _pooled(noise), "missing": missing,
     }  # fmt: skip
+
+
+def _pooled(noise: list[dict[str, Any]]) -> float | None:
+    """Root mean square of the rungs' standard deviations, each as heavy as its degrees of freedom."""
+    dof = sum(q["seeds"] - 1 for q in noise)
+    return (sum((q["seeds"] - 1) * q["relative_sd"] ** 2 for q in noise) / dof) ** 0.5 if dof else None
 
 
 def is_rung(record: RunRecord) -> bool:
