@@ -10,19 +10,20 @@ import pytest
 
 from flopwise.errors import FlopwiseError
 from flopwise.flops.count import train_flops
-from flopwise.launch.sections import LadderSection, Rung
+from flopwise.launch.ladder_sections import HeldOut, LadderSection
 from flopwise.launch.steps import Step
 from flopwise.models.config import ModelConfig
-from flopwise.pretrain.ladder import branch_name, ladder_steps
+from flopwise.pretrain.ladder import Plan, branch_name, ladder_steps
 from flopwise.records.store import RunStore
 
 BUDGETS = [750_000, 1_500_000, 3_000_000]
-LADDER = LadderSection(widths=[32, 48], budgets=BUDGETS, held_out=Rung(width=64, tokens=3_000_000))
+LADDER = LadderSection(widths=[32, 48], budgets=BUDGETS, held_out=HeldOut(width=64, tokens=3_000_000))
 """16 sequences of 128 tokens a step, 40 steps of warm-up, the last fifth cools down."""
 
 
 def rungs(budgets: list[int] = BUDGETS) -> list[Step]:
-    return ladder_steps(LADDER, 512, 32, budgets, 0, seconds=lambda flops, tokens: tokens / 1e6)
+    plan = Plan(LADDER, 512, {"text": 0.75, "task": 0.25})
+    return ladder_steps(plan, 32, budgets, 0, seconds=lambda cfg, tokens: tokens / 1e6)
 
 
 def test_pieces_of_trunk_join_and_each_branch_leaves_from_its_piece() -> None:

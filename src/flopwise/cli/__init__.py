@@ -24,10 +24,21 @@ app = typer.Typer(
 
 def command_line() -> typer.Typer:
     """The app with the commands of every group."""
-    from flopwise.cli import coverage, data, experiments, infer, isoflop, laws, plan, report, runs
+    from flopwise.cli import (
+        coverage,
+        data,
+        experiments,
+        infer,
+        isoflop,
+        laws,
+        plan,
+        pretrain,
+        report,
+        runs,
+    )
 
     if not app.registered_commands:
-        for group in (experiments, runs, laws, isoflop, coverage, plan, infer, report, data):
+        for group in (experiments, pretrain, runs, laws, isoflop, coverage, plan, infer, report, data):
             group.register(app)
     return app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The three scaling laws on a laptop, end to end, in about ten minutes."""
-    _run("demo", out, changes or [], dry_run, workers, as_json)
+    run_recipe("demo", out, changes or [], dry_run, workers, as_json)
 
 
 def run(
@@ -45,15 +46,19 @@ def run(
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Run an experiment; what is already done is not done again."""
-    _run(recipe, out, changes or [], dry_run, workers, as_json)
+    run_recipe(recipe, out, changes or [], dry_run, workers, as_json)
 
 
-def _run(
-    recipe: str, out: Path, changes: list[str], dry_run: bool, workers: int | None, as_json: bool
-) -> None:
-    from flopwise.launch import run as run_recipe
+def run_recipe(
+    recipe: str | Mapping[str, Any], out: Path, changes: list[str], dry_run: bool, workers: int | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Say what a recipe will cost, run it, say what came out and where the report lies."""
+    from flopwise.cli.pretrain import show
+    from flopwise.launch import run as run_steps
     from flopwise.launch.expand import expand
-    from flopwise.launch.recipe import load
+    from flopwise.launch.preview import rungs
+    from flopwise.launch.recipe import LadderRecipe, load
     from flopwise.launch.scheduler import finished
     from flopwise.records.store import RunStore
 
@@ -62,13 +67,19 @@ def _run(
     done = finished(steps, RunStore(out))
     n_workers = checked.workers if workers is None else workers
     if not as_json:
-        _announce(checked.title or checked.name, steps, done, n_workers, out, every_step=dry_run)
+        ladder = isinstance(checked, LadderRecipe)
+        if isinstance(checked, LadderRecipe):
+            show(checked, steps, everything=dry_run)
+        _announce(checked.title or checked.name, steps, done, n_workers, out, dry_run and not ladder)
     if dry_run:
         if as_json:
-            typer.echo(json.dumps([{**_row(s), "done": s.name in done} for s in steps], indent=1))
+            rows = [{**_row(s), "done": s.name in done} for s in steps]
+            if isinstance(checked, LadderRecipe):
+                told: Any = {"steps": rows, "rungs": [r.to_dict() for r in rungs(steps, measured=True)]}
+            typer.echo(json.dumps(told if isinstance(checked, LadderRecipe) else rows, indent=1))
         return
     start = time.monotonic()
-    summary = run_recipe(recipe, out, changes, workers, quiet=as_json)
+    summary = run_steps(recipe, out, changes, workers, quiet=as_json)
     if as_json:
         typer.echo(json.dumps(vars(summary), indent=1))
     else:

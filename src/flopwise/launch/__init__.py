@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from flopwise.launch.scheduler import Summary
@@ -15,7 +16,7 @@ REPORT_FILE = "report.html"
 
 
 def run(
-    recipe: str | Path, out: str | Path = "runs", overrides: list[str] | None = None,
+    recipe: str | Path | Mapping[str, Any], out: str | Path = "runs", overrides: list[str] | None = None,
     workers: int | None = None, quiet: bool = False,
 ) -> Summary:  # fmt: skip
     """Run a recipe's steps that are not yet done, then write its report into `out`.

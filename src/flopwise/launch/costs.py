@@ -23,6 +23,11 @@ def train_seconds(flops: float, tokens: float) -> float:
     return tokens * KERNEL_SECONDS_PER_TOKEN + flops / FLOP_PER_S
 
 
+def train_seconds_of(cfg: ModelConfig, tokens: float) -> float:
+    """Estimated time on one core of training a model on so many tokens of its context's length."""
+    return train_seconds(tokens / cfg.max_seq_len * train_flops(cfg, cfg.max_seq_len).total, tokens)
+
+
 def sample_cost(cfg: ModelConfig, problems: int, n: int) -> tuple[float, float]:
     """Estimated FLOPs and seconds of n samples for each problem."""
     flops = problems * generate_flops(cfg, PROMPT_TOKENS, [COMPLETION_TOKENS] * n).total

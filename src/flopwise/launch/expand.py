@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flopwise.errors import FlopwiseError
 from flopwise.flops.count import count_params
-from flopwise.launch.costs import PROMPT_TOKENS, sample_cost, train_seconds, tuning_cost
+from flopwise.launch.costs import (
+    PROMPT_TOKENS,
+    sample_cost,
+    train_seconds,
+    train_seconds_of,
+    tuning_cost,
+)
+from flopwise.launch.ladder_sections import LawEntry
 from flopwise.launch.steps import Step
 from flopwise.models.config import ModelConfig
-from flopwise.pretrain.ladder import branch_name, ladder_steps
+from flopwise.pretrain.ladder import Plan, branch_name, ladder_steps
+from flopwise.pretrain.observations import size_columns
 
 if TYPE_CHECKING:
-    from flopwise.launch.recipe import Recipe
+    from flopwise.launch.recipe import LadderRecipe, Recipe
 
 SFT = "flopwise.posttrain.sft:run_step"
 
@@ -41,10 +50,15 @@ class Expansion:
         self.steps.append(step)
         return step.name
 
+    @cached_property
+    def rungs(self) -> Plan:
+        """The ladder's plan: one variant, text and the task in one mixture."""
+        recipe = self.recipe
+        return Plan(recipe.ladder, recipe.data.vocab_size, dict(recipe.ladder.mixture))
+
     def config(self, width: int) -> ModelConfig:
         """The ladder's model of this width."""
-        ladder = self.recipe.ladder
-        return ModelConfig.from_width(width, ladder.depth, self.recipe.data.vocab_size, ladder.context)
+        return self.rungs.config(width)
 
     def data(self) -> None:
         """Corpora, tokenizer, shards, problems."""
@@ -59,37 +73,30 @@ class Expansion:
     def ladder(self) -> None:
         """Law 1: rungs, the law, then the held-out run, which waits for the prediction."""
         recipe, ladder = self.recipe, self.recipe.ladder
-        unknown = set(ladder.extra_seeds) - set(ladder.widths)
-        if unknown:
-            raise FlopwiseError(
-                f"recipe: ladder.extra_seeds names width {min(unknown)}, which is not in ladder.widths"
-            )
         branches: dict[str, str] = {}
         for width in ladder.widths:
-            for repeat in range(1 + ladder.extra_seeds.get(width, 0)):
-                seed = recipe.seed + 1000 * repeat
-                new = ladder_steps(
-                    ladder, recipe.data.vocab_size, width, ladder.budgets, seed, seconds=train_seconds
-                )
+            for seed in self.rungs.seeds(width, recipe.seed):
+                new = ladder_steps(self.rungs, width, ladder.budgets, seed, seconds=train_seconds_of)
                 self.steps += new
                 for step in new:
                     if step.method == "cooldown":
                         branches[f"rung{len(branches)}"] = step.name
                         self.models[step.name] = self.config(width)
+        held = ladder.held_out
+        new = ladder_steps(
+            self.rungs, held.width, [held.tokens], recipe.seed, held_out=True, after=("law",),
+            seconds=train_seconds_of,
+        )  # fmt: skip
+        entry = LawEntry(name="law", candidates=recipe.law.candidates)
+        known = {"run": new[-1].name, "variant": "base", "width": held.width} | size_columns(
+            self.config(held.width), new[-1].spec["last_step"] * self.rungs.tokens_per_step, ladder.seq_len
+        )
         self.add(
             Step(
                 name="law", kind="fit", method="pretraining_law", references=branches, seed=recipe.seed,
-                spec={
-                    "candidates": recipe.law.candidates, "held_out": ladder.held_out.model_dump(),
-                    "model": self.config(ladder.held_out.width).to_dict(), "seq_len": ladder.seq_len,
-                },
+                spec=entry.model_dump(exclude={"variants"}) | {"held_out": [known]},
                 seconds=6.0, run="flopwise.pretrain.law:run_step",
             )
-        )  # fmt: skip
-        held = ladder.held_out
-        new = ladder_steps(
-            ladder, recipe.data.vocab_size, held.width, [held.tokens], recipe.seed,
-            held_out=True, after="law", seconds=train_seconds,
         )  # fmt: skip
         self.steps += new
         self.held_out = new[-1].name
@@ -318,8 +325,14 @@ class Expansion:
         return words
 
 
-def expand(recipe: Recipe) -> list[Step]:
-    """All steps of a three-laws recipe, parents before children."""
+def expand(recipe: Recipe | LadderRecipe) -> list[Step]:
+    """All steps of a recipe, parents before children."""
+    from flopwise.launch.recipe import Recipe
+
+    if not isinstance(recipe, Recipe):
+        from flopwise.launch.ladders import expand_ladder
+
+        return expand_ladder(recipe)
     e = Expansion(recipe)
     e.data()
     e.ladder()

@@ -6,13 +6,17 @@ Imports no torch: a recipe is checked before anything heavy starts.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from flopwise.errors import FlopwiseError
 from flopwise.launch.basics import Count, Rung, Section, Share
 
-Modality = Literal["text", "image", "audio", "video", "sensor"]
+if TYPE_CHECKING:
+    from flopwise.pretrain.rules import RuleSet
+
+Modality = Literal["text", "image", "audio", "video", "sensor", "calibration"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,40}$")]
 """A label that becomes part of step names, columns and metrics."""
 
@@ -136,8 +140,8 @@ class LadderSection(Section):
     rates: RatesSection = RatesSection()
     rate_factor: float = Field(default=1.0, gt=0)
     """All rates times this."""
-    rule: str = "spectral"
-    """How rates follow size; `pretrain.rules` has the formulas and their sources."""
+    rules: dict[str, Any] = Field(default={})
+    """How rates, warm-up, decay and shape follow size, by name: `pretrain.rules` has formulas and sources."""
     z_loss: float = Field(default=0.0, ge=0)
     accuracy_questions: Annotated[int, Field(ge=0)] = 0
     """So many held-out questions 'which of four continuations is the true one' are put to each model."""
@@ -153,6 +157,24 @@ class LadderSection(Section):
         if self.warmup_tokens is None:
             return self.warmup_steps
         return max(1, round(self.warmup_tokens / (self.batch_size * self.seq_len)))
+
+    @property
+    def rule_set(self) -> RuleSet:
+        """The rules, checked."""
+        from flopwise.pretrain.rules import RuleSet
+
+        rules = dict(self.rules)
+        if self.optimiser == "adamw":
+            rules.setdefault("rate", "mup")
+        return RuleSet(**rules)
+
+    @model_validator(mode="after")
+    def _rules_exist(self) -> LadderSection:
+        try:
+            self.rule_set  # noqa: B018
+        except (FlopwiseError, TypeError) as e:
+            raise ValueError(str(e)) from None
+        return self
 
     @model_validator(mode="after")
     def _one_kind_of_budget(self) -> LadderSection:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -177,15 +179,29 @@ def find(recipe: str | Path) -> Path:
     raise FlopwiseError(f"recipe {str(recipe)!r} is neither a file nor a shipped recipe ({names})")
 
 
-def load(recipe: str | Path, overrides: list[str] | None = None) -> Recipe | LadderRecipe:
+def load(recipe: str | Path | Mapping[str, Any], overrides: list[str] | None = None) -> Recipe | LadderRecipe:
     """Read and check a recipe; `overrides` are `key.key=value` with a YAML value.
 
     Raises:
         FlopwiseError: no such file, malformed YAML (with line), unknown key (with the nearest), bad value.
     """
+    if isinstance(recipe, Mapping):
+        place, content = "recipe", copy.deepcopy(dict(recipe))
+    else:
+        path = find(recipe)
+        place, content = f"recipe {path}", _read(path)
+    for override in overrides or []:
+        _override(content, override)
+    form: type[Recipe] | type[LadderRecipe] = LadderRecipe if content.get("kind") == "ladder" else Recipe
+    try:
+        return form.model_validate(content)
+    except ValidationError as e:
+        raise FlopwiseError(f"{place}: {_explain(e, form)}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
     import yaml
 
-    path = find(recipe)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
@@ -200,13 +216,7 @@ def load(recipe: str | Path, overrides: list[str] | None = None) -> Recipe | Lad
     if not isinstance(content, dict):
         kind = type(content).__name__
         raise FlopwiseError(f"recipe {path} holds {kind}, must be a mapping; see the shipped demo recipe")
-    for override in overrides or []:
-        _override(content, override)
-    form: type[Recipe] | type[LadderRecipe] = LadderRecipe if content.get("kind") == "ladder" else Recipe
-    try:
-        return form.model_validate(content)
-    except ValidationError as e:
-        raise FlopwiseError(f"recipe {path}: {_explain(e, form)}") from None
+    return content
 
 
 def _override(content: dict[str, Any], override: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 from flopwise.laws.backtesting import Backtest, backtest
 from flopwise.laws.fitting import fit
-from flopwise.laws.law import Law, get
+from flopwise.laws.law import Law, get, own
 from flopwise.laws.result import Fit, Prediction
 
 SIMPLER = 0.9
@@ -75,8 +75,9 @@ def choose(
 ) -> Choice:  # fmt: skip
     """Choose among forms by back-testing on the largest `by`, then fit the chosen one to everything.
 
-    A form with more parameters must predict better by a tenth to displace one with fewer. The chosen fit
-    carries its back-test's error as `misfit`: beyond the ladder it will hardly do better.
+    `candidates`: names of laws, or formulas as `fit` takes them. A form with more parameters must predict
+    better by a tenth to displace one with fewer. The chosen fit carries its back-test's error as `misfit`:
+    beyond the ladder it will hardly do better.
 
     Raises:
         FlopwiseError: no candidate can be fitted.
@@ -85,13 +86,14 @@ def choose(
 
     table = read_table(table)  # once, for all of them
     trials, fits, reasons = [], [], []
-    for name in sorted(_listed(candidates), key=lambda c: len(get(c).parameters)):
+    forms = [own(c, table) if isinstance(c, str) and "=" in c else get(c) for c in _listed(candidates)]
+    for form in sorted(forms, key=lambda f: len(f.parameters)):
         try:
-            trial = backtest(name, table, "largest_only", by, cluster, seed, target)
-            fits.append(fit(name, table, cluster=cluster, seed=seed, target=target, intervals="delta"))
+            trial = backtest(form, table, "largest_only", by, cluster, seed, target)
+            fits.append(fit(form, table, cluster=cluster, seed=seed, target=target, intervals="delta"))
             trials.append(trial)
         except FlopwiseError as e:
-            reasons.append(f"{name} was left out: {e}")
+            reasons.append(f"{form.name} was left out: {e}")
     if not trials:
         raise FlopwiseError(
             f"choose: no candidate can be fitted; {reasons[0] if reasons else 'none was given'}"

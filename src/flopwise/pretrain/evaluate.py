@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -60,10 +61,64 @@ def corpus_loss(
 
 
 def heldout_losses(
-    model: Transformer, data: PreparedData, n_tokens: int, seq_len: int
+    model: Transformer, data: PreparedData, n_tokens: int, seq_len: int, corpora: Sequence[str]
 ) -> dict[str, HeldOutLoss]:
-    """Loss per corpus, each on the same first `n_tokens` held-out tokens for every model."""
-    return {name: corpus_loss(model, *data.heldout(name, n_tokens, seq_len)) for name in data.corpora}
+    """Loss per corpus, each on the same `n_tokens` or so of held-out tokens for every model."""
+    return {name: corpus_loss(model, *data.heldout(name, n_tokens, seq_len)) for name in corpora}
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of questions answered right, its standard error, and the number of questions."""
+
+    value: float
+    se: float
+    n: int
+
+
+CHOICES, CONTINUATION = 4, 16
+"""Of a question: continuations to choose from, and their tokens. Guessing is right in a quarter."""
+
+
+@torch.inference_mode()
+def true_continuations(
+    model: Transformer, data: PreparedData, n: int, seq_len: int, corpora: Sequence[str]
+) -> Share:
+    """How often the true continuation of a held-out text is likelier than three from other documents.
+
+    `n` questions over all corpora, the same for every model: half a window is the context, the next
+    `CONTINUATION` tokens are the answer; the other choices are what follows at the same place in windows of
+    other documents. A task that any corpus has, of whatever modality, with a known level of guessing.
+    """
+    model.eval()
+    each = max(1, n // len(corpora))
+    right: list[bool] = []
+    for name in corpora:
+        windows, documents = data.heldout(name, 4 * each * seq_len, seq_len)
+        rng = np.random.default_rng((len(windows), each))
+        half = seq_len // 2
+        chosen = rng.permutation(len(windows))[:each]
+        rows, answers = [], []
+        for i in chosen:
+            others = np.flatnonzero(documents != documents[i])
+            if len(others) < CHOICES - 1:
+                continue
+            wrong = rng.choice(others, CHOICES - 1, replace=False)
+            place = int(rng.integers(CHOICES))
+            tails = list(windows[wrong, half : half + CONTINUATION])
+            tails.insert(place, windows[i, half : half + CONTINUATION])
+            rows += [np.concatenate([windows[i, :half], tail]) for tail in tails]
+            answers.append(place)
+        for start in range(0, len(rows), 16 * CHOICES):
+            ids = torch.from_numpy(np.stack(rows[start : start + 16 * CHOICES]))
+            logprobs = model(ids[:, :-1])[:, half - 1 :].log_softmax(-1)
+            of_tail = logprobs.gather(-1, ids[:, half:, None])[..., 0].sum(1).view(-1, CHOICES)
+            places = answers[start // CHOICES : start // CHOICES + len(of_tail)]
+            right += (of_tail.argmax(1) == torch.tensor(places)).tolist()
+    if not right:
+        return Share(math.nan, math.nan, 0)
+    share = sum(right) / len(right)
+    return Share(share, math.sqrt(share * (1 - share) / len(right)), len(right))
 
 
 def pooled(losses: dict[str, HeldOutLoss]) -> HeldOutLoss:

@@ -8,7 +8,9 @@ at the last piece. Branches of one trunk share its noise: they are one cluster t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flopwise.errors import FlopwiseError
@@ -17,70 +19,144 @@ from flopwise.launch.steps import Step
 from flopwise.models.config import ModelConfig
 
 if TYPE_CHECKING:
-    from flopwise.launch.recipe import LadderSection
-    from flopwise.records.folder import RunFolder
+    from flopwise.launch.ladder_sections import LadderSection
+    from flopwise.pretrain.rules import Values
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A variant of a ladder: what all its runs share, and which runs there are.
+
+    `mixture`: shares by source. `data`: the name of the data step. `prefix` goes before the names of steps,
+    so that variants do not mix. `references`: further steps that every piece reads, by role. `train`: how
+    runs are executed (`launch.ladder_sections.TrainSection`), where it is not as usual.
+    """
+
+    ladder: LadderSection
+    vocab_size: int
+    mixture: dict[str, float]
+    variant: str = "base"
+    data: str = "data"
+    prefix: str = ""
+    references: dict[str, str] = field(default_factory=dict)
+    train: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Of one update."""
+        return self.ladder.batch_size * self.ladder.seq_len
+
+    def config(self, width: int) -> ModelConfig:
+        """The model of this width."""
+        ladder = self.ladder
+        return ModelConfig.from_width(
+            width, ladder.depth, self.vocab_size, ladder.context, **ladder.model.model_dump()
+        )
+
+    def budgets(self, width: int) -> list[int]:
+        """Token budgets of this width, smallest first, whatever they were given as."""
+        ladder, cfg = self.ladder, self.config(width)
+        if ladder.isoflop:
+            per_token = train_flops(cfg, ladder.seq_len).total / ladder.seq_len
+            tokens = [flops / per_token for flops in ladder.isoflop]
+        elif ladder.per_parameter:
+            tokens = [ratio * count_params(cfg).non_embedding for ratio in ladder.per_parameter]
+        else:
+            return sorted(ladder.budgets)
+        return sorted(max(1, round(t / self.tokens_per_step)) * self.tokens_per_step for t in tokens)
+
+    def seeds(self, width: int, seed: int) -> list[int]:
+        """Seeds of this width's repeats."""
+        return [seed + 1000 * repeat for repeat in range(1 + self.ladder.extra_seeds.get(width, 0))]
+
+    def values(self, width: int) -> Values:
+        """The hyperparameters that the ladder's rules give this width; a trunk takes its longest budget's."""
+        ladder = self.ladder
+        return ladder.rule_set.values(
+            self.config(width), tokens=max(self.budgets(width)), batch_size=ladder.batch_size,
+            seq_len=ladder.seq_len, rates=ladder.rates.model_dump(), optimiser=ladder.optimiser,
+            warmup_steps=ladder.warmup, z_loss=ladder.z_loss, rate_factor=1.0,
+        )  # fmt: skip
+
+    def branch_name(self, width: int, budget: int, seed: int) -> str:
+        """The step that ends with the model of this width and token budget."""
+        return self.prefix + branch_name(width, budget, seed)
+
+    @cached_property
+    def common(self) -> dict[str, Any]:
+        """What the specs of all pieces hold alike."""
+        ladder = self.ladder
+        out = {
+            "variant": self.variant, "batch_size": ladder.batch_size, "seq_len": ladder.seq_len,
+            "mixture": self.mixture, "unique_tokens": ladder.unique_tokens,
+            "optimiser": ladder.optimiser, "rate_factor": ladder.rate_factor,
+            "heldout_tokens": ladder.heldout_tokens, "accuracy_questions": ladder.accuracy_questions,
+        }  # fmt: skip
+        return out | ({"train": self.train} if self.train else {})
 
 
 def ladder_steps(
-    ladder: LadderSection,
-    vocab_size: int,
+    plan: Plan,
     width: int,
-    budgets: list[int],
+    budgets: Sequence[int],
     seed: int,
     *,
-    seconds: Callable[[float, float], float],
+    seconds: Callable[[ModelConfig, float], float],
     held_out: bool = False,
-    after: str | None = None,
+    after: tuple[str, ...] = (),
 ) -> list[Step]:
-    """Trunk pieces and branches of one size. `after` names a step that must be finished before any starts.
+    """Trunk pieces and branches of one size. `after`: steps that must be finished before any starts.
 
-    Step names are `trunk-w64-s0-1`, `w64-2.0M-s0`; `seconds(flops, tokens)` estimates time.
+    Step names are `trunk-w64-s0-1`, `w64-2.0M-s0`; `seconds(model, tokens)` estimates time.
+
+    Raises:
+        FlopwiseError: a budget too short for its warm-up, or two too close for a branch each.
     """
-    cfg = ModelConfig.from_width(width, ladder.depth, vocab_size, ladder.context)
-    tokens_per_step = ladder.batch_size * ladder.seq_len
+    ladder, cfg = plan.ladder, plan.config(width)
     flops_per_step = train_flops(cfg, ladder.seq_len, ladder.batch_size).total
-    common = {
-        "model": cfg.to_dict(), "batch_size": ladder.batch_size, "seq_len": ladder.seq_len,
-        "warmup_steps": ladder.warmup_steps, "mixture": ladder.mixture, "rates": ladder.rates.model_dump(),
-        "heldout_tokens": ladder.heldout_tokens, "held_out": held_out,
+    n_params = count_params(cfg).non_embedding
+    values = plan.values(width)
+    common = plan.common | {
+        "rates": values.rates, "warmup_steps": values.warmup_steps, "z_loss": values.z_loss,
     }  # fmt: skip
+
+    def piece(
+        name: str, method: str, first: int, last: int, init: str | None, decay_from: int | None = None
+    ) -> Step:
+        tokens = (last - first) * plan.tokens_per_step
+        spec: dict[str, Any] = {
+            "model": cfg.to_dict(), **common, "held_out": held_out, "first_step": first,
+            "last_step": last,
+        }  # fmt: skip
+        if decay_from is not None:
+            spec["decay_from"] = decay_from
+        return Step(
+            name=plan.prefix + name, kind="pretrain", method=method, seed=seed, after=after, spec=spec,
+            parents={"data": plan.data} | ({"init": plan.prefix + init} if init else {}),
+            references=plan.references, flops=(last - first) * flops_per_step, seconds=seconds(cfg, tokens),
+            run="flopwise.pretrain.piece:run_step", n_params=n_params, tokens=tokens,
+            flops_6nd=six_nd(cfg, tokens),
+        )  # fmt: skip
+
     steps: list[Step] = []
     previous, at = None, 0
     for i, budget in enumerate(sorted(budgets), 1):
-        total = round(budget / tokens_per_step)
+        total = round(budget / plan.tokens_per_step)
         branch_at = total - max(1, round(total * ladder.decay_fraction))
-        if branch_at <= max(at, ladder.warmup_steps):
+        start = at if ladder.branched else 0
+        if branch_at <= max(start, values.warmup_steps):
             raise FlopwiseError(
                 f"ladder: a budget of {budget:,} tokens is {total} steps, too short to branch after step "
-                f"{max(at, ladder.warmup_steps)}; raise it or lower warmup_steps"
+                f"{max(start, values.warmup_steps)}; raise it or lower warmup_steps"
             )
-        roles = {"data": "data"} | ({"init": previous} if previous else {})
-
-        def piece(
-            name: str, method: str, first: int, last: int, roles: dict[str, str], spec: dict[str, Any]
-        ) -> Step:
-            flops, tokens = (last - first) * flops_per_step, (last - first) * tokens_per_step
-            return Step(
-                name=name, kind="pretrain", method=method, parents=roles, seed=seed,
-                after=(after,) if after else (),
-                spec={**common, "first_step": first, "last_step": last, **spec},
-                flops=flops, seconds=seconds(flops, tokens), run="flopwise.pretrain.ladder:run_step",
-                n_params=count_params(cfg).non_embedding, tokens=tokens, flops_6nd=six_nd(cfg, tokens),
-            )  # fmt: skip
-
+        decay_from = branch_at if ladder.decay_fraction else None
+        branch = branch_name(width, budget, seed)
+        if not ladder.branched:
+            steps.append(piece(branch, "cooldown", 0, total, None, decay_from))
+            continue
         trunk = f"trunk-w{width}-s{seed}-{i}"
-        steps.append(piece(trunk, "trunk", at, branch_at, roles, {}))
-        branch_roles = {"data": "data", "init": trunk}
-        steps.append(
-            piece(
-                branch_name(width, budget, seed),
-                "cooldown",
-                branch_at,
-                total,
-                branch_roles,
-                {"decay_from": branch_at},
-            )
-        )
+        steps.append(piece(trunk, "trunk", at, branch_at, previous))
+        steps.append(piece(branch, "cooldown", branch_at, total, trunk, decay_from))
         previous, at = trunk, branch_at
     return steps
 
@@ -93,71 +169,3 @@ def branch_name(width: int, budget: int, seed: int) -> str:
     """
     millions = f"{budget / 1e6:.6f}".rstrip("0")  # exact, so that no two budgets share a name
     return f"w{width}-{millions}{'0' if millions.endswith('.') else ''}M-s{seed}"
-
-
-def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
-    """Train one piece of trunk or one cooldown branch; branches are evaluated on held-out text."""
-    import torch
-
-    from flopwise.data.prepare import PreparedData
-    from flopwise.models import hf
-    from flopwise.models.transformer import Transformer
-    from flopwise.pretrain.evaluate import heldout_losses, pooled
-    from flopwise.records.record import Metric
-    from flopwise.train import checkpoint
-    from flopwise.train.loop import train
-    from flopwise.train.objectives import Batch, cross_entropy
-    from flopwise.train.optim import Optimiser, Rates
-    from flopwise.train.schedule import WSD
-
-    spec = folder.spec
-    cfg = ModelConfig(**spec["model"])
-    data = PreparedData(parents["data"].path)
-    seed = folder.seed
-    model = Transformer(cfg).initialise(seed)
-    optimiser = Optimiser(model, Rates(**spec["rates"]))
-    if "init" in parents:
-        checkpoint.load(parents["init"].path / checkpoint.STATE_FILE, model, optimiser)
-    mixture = data.mixture(spec["mixture"])
-    B, T = spec["batch_size"], spec["seq_len"]
-
-    def next_batch(step: int) -> Batch:
-        rows = torch.from_numpy(mixture.batch(step, B, T, seed))
-        return Batch(rows[:, :-1], rows[:, 1:])
-
-    first, last = spec["first_step"], spec["last_step"]
-    schedule = WSD(spec["warmup_steps"], spec.get("decay_from"), last if "decay_from" in spec else None)
-    counters = train(
-        model, optimiser, next_batch, cross_entropy, schedule, folder,
-        first_step=first, last_step=last, progress=lambda f: progress(0.97 * f),
-    )  # fmt: skip
-    metrics: dict[str, Metric] = {}
-    if folder.method == "cooldown":
-        losses = heldout_losses(model, data, spec["heldout_tokens"], T)
-        for name, loss in losses.items():
-            metrics[f"loss_{name}"] = Metric(value=loss.value, se=loss.se, n=loss.n_documents)
-        joint = pooled(losses)
-        metrics["loss"] = Metric(value=joint.value, se=joint.se, n=joint.n_documents)
-        # The yardstick costs scoring FLOPs, but it is not part of making the model: it is kept out of spend.
-        hf.save(model, folder.path / "model", data.tokenizer)
-        (folder.path / checkpoint.STATE_FILE).unlink(missing_ok=True)
-    else:
-        # Children start from optimiser and weights alike.
-        checkpoint.save(folder.path / checkpoint.STATE_FILE, model, optimiser, vars(counters))
-    params = count_params(cfg)
-    total_tokens = last * B * T
-    folder.finish(
-        metrics=metrics,
-        spend=counters.spend(),
-        model={
-            "n_params_total": params.total, "n_params_active": params.active,
-            "n_params_non_embedding": params.non_embedding, "architecture": cfg.to_dict(),
-        },
-        data={
-            "corpus": "+".join(spec["mixture"]), "tokens_seen": total_tokens,
-            "tokens_unique": min(total_tokens, mixture.tokens_unique), "modality": "text",
-        },
-        extra={
-            "width": cfg.d_model, "six_nd": six_nd(cfg, (last - first) * B * T), "held_out": spec["held_out"],
-        },
-    )  # fmt: skip

@@ -1,82 +1,158 @@
-"""The pretraining law of a ladder: chosen on its own largest rung, then asked about a run nobody has made."""
+"""The law of a ladder: chosen on its own largest rung, then asked about a run nobody has made."""
 
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flopwise.flops.count import count_params, train_flops
-from flopwise.models.config import ModelConfig
+from flopwise.errors import FlopwiseError, one_line
+from flopwise.pretrain.observations import columns, gather
+from flopwise.pretrain.tuning import mistuned
 
 if TYPE_CHECKING:
+    from flopwise.laws.comparing import Choice
+    from flopwise.pretrain.noise import Noise
+    from flopwise.pretrain.tuning import Tuning
     from flopwise.records.folder import RunFolder
-    from flopwise.records.record import RunRecord
+    from flopwise.records.record import Metric
 
+LEVELS = {"": 0.95, "90": 0.90}
+"""Of the intervals that a prediction is written down with, by the ending of their keys."""
 
-def observation(record: RunRecord) -> dict[str, Any]:
-    """One row of the fit's table from a finished cooldown run.
-
-    N counts non-embedding parameters (Kaplan et al., arXiv 2001.08361, section 2.1: the count that makes
-    small models line up), D tokens seen from the trunk's start, C the measured training FLOPs of its lineage,
-    `run` the trunk, which is the cluster: branches of one trunk share its noise.
-    """
-    assert record.model is not None and record.data is not None  # pretraining has both
-    shape = record.model["architecture"]
-    loss = record.metrics["loss"]
-    return {
-        "id": record.id, "width": shape["d_model"], "seed": record.seed,
-        "N": float(record.model["n_params_non_embedding"]), "N_total": float(record.model["n_params_total"]),
-        "D": float(record.data["tokens_seen"]), "C": float(record.lineage_spend.train_flops),
-        "loss": loss.value, "loss_se": loss.se, "run": f"w{shape['d_model']}-s{record.seed}",
-    }  # fmt: skip
-
-
-def columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Rows as a table of columns."""
-    return {key: np.array([row[key] for row in rows]) for key in rows[0]}
+LOSS_FORMS = ("chinchilla", "coupled", "broken")
+"""Compete to predict the loss that a law of accuracy needs."""
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
-    """Fit every candidate, choose by back-test, predict the held-out run in writing, before it is run."""
+    """Answer the question of `spec` (`launch.ladder_sections.LawEntry`) with the finished runs.
+
+    Leaves points.json, and by method: choice.json, fit.json and prediction.json, written before the held-out
+    run is made (`fit`); isoflop.json; comparison.json; notes.json with sentences.
+    """
     from flopwise.flops.spend import Stopwatch
-    from flopwise.laws import choose
+    from flopwise.pretrain import advantage, bookkeeping
+    from flopwise.pretrain.tuning import read as read_tuning
     from flopwise.records.folder import atomic_write
-    from flopwise.records.record import Metric
 
     watch = Stopwatch()
     spec = folder.spec
-    rows = [observation(f.record()) for f in parents.values()]
-    rows.sort(key=lambda r: (r["N"], r["seed"], r["D"]))
-    table = columns(rows)
+    tuned = read_tuning(parents["tuning"].path) if "tuning" in parents else None
+    rows = gather(run for role, run in parents.items() if role != "tuning")
     progress(0.1)
-    choice = choose(table, spec["candidates"], target="loss", cluster="run", by="N", seed=folder.seed)
-    progress(0.8)
-    cfg = ModelConfig(**spec["model"])
-    N, D = float(count_params(cfg).non_embedding), float(spec["held_out"]["tokens"])
-    C = D / spec["seq_len"] * train_flops(cfg, spec["seq_len"]).total
-    prediction = choice.fit.predict(N=N, D=D, level=0.95)
-    choice.fit.to_json(folder.path / "fit.json")
-    folder_files = {
-        "points.json": rows,
-        "choice.json": choice.to_dict(),
-        "prediction.json": {
-            "N": N, "D": D, "C": C, "width": cfg.d_model, "level": 0.95, "value": float(prediction.value),
-            "low": float(prediction.low), "high": float(prediction.high), "law": choice.fit.law,
-            "extrapolation": prediction.extrapolation, "made_at": time.time(),
-        },
-    }  # fmt: skip
-    for name, content in folder_files.items():
+    answer = {"fit": _fit, "isoflop": bookkeeping.answer, "factor": advantage.answer}[spec["method"]]
+    files, metrics = answer(rows, spec, folder.seed, tuned)
+    for name, content in {"points.json": rows, **files}.items():
         atomic_write(folder.path / name, json.dumps(content, indent=1, default=float))
-    half = (float(prediction.high) - float(prediction.low)) / 2
-    folder.finish(
-        metrics={
-            "predicted_loss": Metric(value=float(prediction.value), se=half / 1.96, n=len(rows)),
-            "predicted_low": Metric(value=float(prediction.low), se=None, n=None),
-            "predicted_high": Metric(value=float(prediction.high), se=None, n=None),
-        },
-        spend=watch.spend(tokens=0),
+    folder.finish(metrics=metrics, spend=watch.spend(tokens=0), extra={"law": spec["name"]})
+
+
+def _fit(
+    rows: list[dict[str, Any]], spec: dict[str, Any], seed: int, tuned: Tuning | None
+) -> tuple[dict[str, Any], dict[str, Metric]]:
+    """Fit every candidate, choose by back-test, predict the held-out runs in writing."""
+    from flopwise.laws import choose
+    from flopwise.pretrain.noise import carry, seed_noise
+    from flopwise.records.record import Metric
+
+    table = renamed(columns(rows), spec["columns"])
+    choice = choose(table, spec["candidates"], target=spec["target"], cluster="run", by=spec["by"], seed=seed)
+    noise = seed_noise(table) if spec["target"] == "loss" else None
+    if noise is not None:
+        choice = replace(choice, fit=carry(choice.fit, noise))
+    notes = _notes(rows, choice, noise, tuned)
+    files: dict[str, Any] = {
+        "fit.json": choice.fit.to_dict(), "choice.json": choice.to_dict(), "notes.json": notes
+    }  # fmt: skip
+    metrics = {
+        f"param_{name}": Metric(value=float(value), se=None, n=choice.fit.n_clusters)
+        for name, value in choice.fit.params.items()
+    }
+    largest = float(table["C"].max())
+    first_step = None
+    if "loss" in choice.fit.form.variables and spec["target"] != "loss":
+        first_step = choose(table, LOSS_FORMS, cluster="run", by=spec["by"], seed=seed)
+        notes.append(f"the loss of a run not yet made is {first_step.fit.law}'s prediction")
+    made = [_prediction(choice, held, spec, largest, first_step) for held in spec["held_out"]]
+    if made:
+        files["prediction.json"] = made[0] | {"others": made[1:]}
+        first = made[0]
+        metrics |= {
+            "predicted_loss": Metric(
+                value=first["value"], se=(first["high"] - first["low"]) / 2 / 1.96, n=len(rows)
+            ),
+            "predicted_low": Metric(value=first["low"], se=None, n=None),
+            "predicted_high": Metric(value=first["high"], se=None, n=None),
+        }
+    return files, metrics
+
+
+def _prediction(
+    choice: Choice, held: dict[str, Any], spec: dict[str, Any], largest: float, first_step: Choice | None
+) -> dict[str, Any]:
+    """What the chosen law says of a run not yet made; `first_step` predicts a loss that it depends on."""
+    values = renamed(held, spec["columns"])
+    out = {
+        **held, "law": choice.fit.law, "target": spec["target"], "level": LEVELS[""], "made_at": time.time(),
+        "C_ratio": held["C"] / largest,
+    }  # fmt: skip
+    for ending, level in LEVELS.items():
+        low, high = 0.0, 0.0
+        if first_step is not None:
+            loss = first_step.fit.predict(level=level, **_at(first_step, held))
+            values |= {"loss": float(loss.value)}
+        made = choice.fit.predict(level=level, **_at(choice, values))
+        if first_step is not None:
+            # What the loss may be off by, through the second step's slope.
+            ends = [
+                float(choice.fit.predict(level=level, **_at(choice, values | {"loss": float(end)})).value)
+                for end in (loss.low, loss.high)
+            ]
+            low, high = min(ends) - float(made.value), max(ends) - float(made.value)
+        out |= {
+            f"low{ending}": float(made.value) - math.hypot(float(made.value) - float(made.low), low),
+            f"high{ending}": float(made.value) + math.hypot(float(made.high) - float(made.value), high),
+        }
+        if not ending:
+            out |= {"value": float(made.value), "extrapolation": float(made.extrapolation)}
+    return out
+
+
+def _at(choice: Choice, values: dict[str, Any]) -> dict[str, float]:
+    return {name: float(values[name]) for name in choice.fit.form.variables}
+
+
+def renamed(table: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+    """The table with `names` (variable of a law: column) in the place of what bears the variable's name.
+
+    Raises:
+        FlopwiseError: there is no such column.
+    """
+    for variable, column in names.items():
+        if column not in table:
+            known = ", ".join(sorted(k for k in table if k not in ("id", "run", "variant")))
+            raise FlopwiseError(f"law: column {column!r:.40} for {variable} is not there; there are {known}")
+    return table | {variable: table[column] for variable, column in names.items()}
+
+
+def _notes(
+    rows: list[dict[str, Any]], choice: Choice, noise: Noise | None, tuned: Tuning | None
+) -> list[str]:
+    """What a reader should know of the table and the fit."""
+    notes = [one_line(text, 300) for text in choice.fit.warnings]
+    table = columns(rows)
+    if noise is not None:
+        notes.append(noise.words)
+    if choice.fit.form.target == "loss":
+        notes += mistuned(table, choice.fit, tuned)
+    scales = {(row["N"], row["D"]) for row in rows}
+    notes.append(
+        f"{len(rows)} points of {len(np.unique(table['run']))} trunks, {len(scales)} sizes and budgets; "
+        "points of one trunk count as one cluster"
     )
+    return notes

@@ -79,11 +79,12 @@ def _from_folder(path: Path, held_out: bool) -> Table:
 
 def _ladder(root: Path, held_out: bool) -> Table:
     """One row per finished cooldown run, in an order that does not depend on ids or times."""
-    from flopwise.pretrain.law import columns, observation
+    from flopwise.pretrain.observations import columns, observation
     from flopwise.records.store import RunStore
 
     store = RunStore(root)
     found = [r for r in store.records() if (r.kind, r.method, r.status) == ("pretrain", "cooldown", "done")]
+    found = [r for r in found if r.extra.get("variant") != "tuning"]  # a search, no rungs
     for line in store.problems:
         warnings.warn(f"left out {line}", stacklevel=3)
     rows = [observation(r) for r in found if held_out or not r.extra.get("held_out")]
