@@ -6,6 +6,7 @@ Token choice: each token goes to the k experts with the highest scores, and no e
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -197,6 +198,41 @@ class MoE(nn.Module):
             (self.gate_up, [inner, inner]), (self.down, [self.cfg.d_model]),
         ]  # fmt: skip
         return own if self.shared is None else own + self.shared.matrices()
+
+
+DEAD = 0.01
+"""An expert is called dead below this part of an even share of the tokens."""
+
+
+@torch.no_grad()
+def expert_load(model: nn.Module, ids: Tensor, batch: int = 32) -> dict[str, list[Any]]:
+    """How evenly the experts of a model are used over the tokens `ids` [n, T], read `batch` rows at a time.
+
+    One entry per layer with experts, first layer first: `layers` each expert's share of all assignments (they
+    sum to 1), `entropy` of these shares over the log of their number (1: even), `max_over_mean`, and `dead`,
+    the share of experts with less than a hundredth of an even load.
+    """
+    moes = [m for m in model.modules() if isinstance(m, MoE)]
+    counts = [torch.zeros(m.cfg.n_experts, dtype=torch.int64) for m in moes]
+
+    def watch(moe: MoE, inputs: tuple[Tensor], _: Tensor) -> None:
+        chosen = moe.route(inputs[0])[1].flatten()
+        counts[moes.index(moe)] += torch.bincount(chosen, minlength=moe.cfg.n_experts).cpu()
+
+    hooks = [m.register_forward_hook(watch) for m in moes]
+    try:
+        for rows in ids.split(batch):
+            model(rows)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    shares = [c.double() / c.sum() for c in counts]
+    return {
+        "layers": [s.tolist() for s in shares],
+        "entropy": [float(-torch.xlogy(s, s).sum() / math.log(max(2, len(s)))) for s in shares],
+        "max_over_mean": [float(s.max() * len(s)) for s in shares],
+        "dead": [float((s * len(s) < DEAD).double().mean()) for s in shares],
+    }
 
 
 def by_expert(chosen: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
