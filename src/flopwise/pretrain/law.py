@@ -13,7 +13,7 @@ import numpy as np
 
 from flopwise.errors import FlopwiseError, one_line
 from flopwise.pretrain.observations import columns, gather
-from flopwise.pretrain.tuning import mistuned
+from flopwise.pretrain.mistuned import mistuned
 
 if TYPE_CHECKING:
     from flopwise.laws.comparing import Choice
