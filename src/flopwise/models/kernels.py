@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from flopwise.models import native
+
 
 class _RMSNorm(Function):
     @staticmethod
@@ -37,7 +39,7 @@ class _RMSNorm(Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [N, d] over its root mean square, times weight [d] (Zhang and Sennrich, arXiv 1910.07467)."""
-    return _RMSNorm.apply(x, weight, eps)
+    return (native.RMSNorm if native.usable(x) else _RMSNorm).apply(x, weight, eps)
 
 
 class _QKNorm(Function):
@@ -92,7 +94,7 @@ class _SwiGLU(Function):
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up for x = gate, up side by side [N, 2F] (Shazeer, arXiv 2002.05202)."""
-    return _SwiGLU.apply(x)
+    return (native.SwiGLU if native.usable(x) else _SwiGLU).apply(x)
 
 
 SPAN = 32
@@ -212,6 +214,9 @@ def attention(qkv: Tensor, positions: Positions, n_heads: int, n_kv_heads: int) 
     rows and positions columns throughout: products with a side of D = 8 are then up to four times as fast
     in BLAS, and rotary halves are contiguous.
     """
+    if native.usable(qkv) and n_heads // n_kv_heads <= native.MAX_GROUP:
+        cos, sin = positions.k_cos.T, positions.k_sin.T
+        return native.Attention.apply(qkv, cos, sin, n_heads, n_kv_heads, positions.window or 0)
     return _Attention.apply(qkv, positions, n_heads, n_kv_heads)
 
 
@@ -244,5 +249,7 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Ten
 
     One [N, V] buffer serves values and gradient, so a graph through it can be walked back once only.
     """
+    if native.usable(hidden):
+        return native.TokenLogprobs.apply(hidden, weight, targets)
     logprobs, log_z = _TokenLogprobs.apply(hidden, weight, targets[:, None])
     return logprobs[:, 0], log_z[:, 0]
