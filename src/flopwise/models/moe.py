@@ -47,6 +47,7 @@ class _Experts(Function):
     ) -> Tensor:
         k, inner = weights.shape[1], down.shape[2]
         tokens = order.div(k, rounding_mode="floor")
+        places = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
         inputs = x.index_select(0, tokens)
         hidden = x.new_empty(len(order), 2 * inner)
         _grouped(inputs, gate_up.mT, ends, hidden)
@@ -57,14 +58,14 @@ class _Experts(Function):
         active = (gated * up).mul_(scale)
         outputs = torch.empty_like(inputs)
         _grouped(active, down.mT, ends, outputs)
-        ctx.save_for_backward(inputs, gate_up, down, hidden, sigmoid, gated, active, scale, order, tokens)
+        ctx.save_for_backward(inputs, gate_up, down, hidden, sigmoid, gated, active, scale, places, tokens)
         ctx.ends, ctx.k = ends, k
-        return _gather(outputs, order, k)
+        return _sum_places(outputs, places, k)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, gate_up, down, hidden, sigmoid, gated, active, scale, order, tokens = ctx.saved_tensors
+        inputs, gate_up, down, hidden, sigmoid, gated, active, scale, places, tokens = ctx.saved_tensors
         ends, k = ctx.ends, ctx.k
         grad = grad.index_select(0, tokens)
         to_down, to_gate_up = torch.empty_like(down), torch.empty_like(gate_up)
@@ -83,8 +84,8 @@ class _Experts(Function):
         _grouped_weights(to_hidden, inputs, ends, to_gate_up)
         to_inputs = torch.empty_like(inputs)
         _grouped(to_hidden, gate_up, ends, to_inputs)
-        to_weights = torch.empty_like(to_scale).index_copy_(0, order, to_scale).view(-1, k)
-        return _gather(to_inputs, order, k), to_gate_up, to_down, to_weights, None, None
+        to_weights = to_scale.index_select(0, places).view(-1, k)
+        return _sum_places(to_inputs, places, k), to_gate_up, to_down, to_weights, None, None
 
 
 def _grouped(x: Tensor, matrices: Tensor, ends: list[int], out: Tensor) -> None:
@@ -104,9 +105,9 @@ def _grouped_weights(grad: Tensor, x: Tensor, ends: list[int], out: Tensor) -> N
         start = end
 
 
-def _gather(rows: Tensor, order: Tensor, k: int) -> Tensor:
-    """Sum of each token's k rows [N, d]; row i belongs to place order[i] of [N * k]."""
-    back = torch.empty_like(rows).index_copy_(0, order, rows)
+def _sum_places(rows: Tensor, places: Tensor, k: int) -> Tensor:
+    """Sum of the rows of each token [N, d], which lie at its k places."""
+    back = rows.index_select(0, places)
     return back if k == 1 else back.view(-1, k, rows.shape[1]).sum(1)
 
 
