@@ -75,16 +75,15 @@ def _run(results: dict[str, Any]) -> str:
     sizes, tokens = sorted({q["N"] for q in ladder}), sorted({q["D"] for q in ladder})
     when = results["made"][:10]
     text = (
-        f"## What was run\n\n{len(ladder)} measured runs of {len(sizes)} sizes ({_range(sizes)} non-embedding "
-        f"parameters) on {_range(tokens)} tokens"
+        f"## What was run\n\n{len(ladder)} measured runs of {len(sizes)} sizes ({_range(sizes)} "
+        f"non-embedding parameters) on {_range(tokens)} tokens"
     )
     names = rungs["variants"]
     text += f", in {len(names)} variants ({', '.join(names)}).\n" if len(names) > 1 else ".\n"
-    text += (
-        f"Machine: {', '.join(o['devices']) or 'not recorded'}. {seconds(o['span_seconds'])} from first start to "
-        f"last end, {seconds(o['worker_seconds'])} of work, {flop(o['total_flops'])} in all. Page made on {when}; "
-        f"{', '.join(f'{k} {n}' for k, n in o['versions'].items())}.\n"
-    )
+    versions = ", ".join(f"{k} {n}" for k, n in o["versions"].items())
+    text += f"Machine: {', '.join(o['devices']) or 'not recorded'}. {seconds(o['span_seconds'])} from first "
+    text += f"start to last end, {seconds(o['worker_seconds'])} of work, {flop(o['total_flops'])} in all. "
+    text += f"Page made on {when}; {versions}.\n"
     if o["failed"] or o["unfinished"]:
         text += f"{o['failed']} runs failed, {o['unfinished']} are unfinished.\n"
     if v["spent"] is not None:
@@ -110,8 +109,8 @@ def _run(results: dict[str, Any]) -> str:
     noise = rungs["noise"]
     if noise is not None:
         n = len(rungs["seed_noise"])
-        text += f"\nNoise between seeds: {percent(noise, None, 2)} of the loss (root mean square over {n} rungs "
-        text += "that were repeated).\n"
+        text += f"\nNoise between seeds: {percent(noise, None, 2)} of the loss (root mean square over {n} "
+        text += "rungs that were repeated).\n"
     return text
 
 
@@ -176,8 +175,8 @@ def _law(entry: dict[str, Any], files: dict[str, str]) -> str:
         text += "\n" + " ".join(entry["missing"]) + "\n"
     fit = entry["fit"]
     if fit:
-        text += f"\nFitted: `{fit['formula']}` ({entry['law']}), target `{entry['target']}`; {fit['n']} points of "
-        text += f"{fit['n_clusters']} independent runs; {fit['status']}.\n"
+        text += f"\nFitted: `{fit['formula']}` ({entry['law']}), target `{entry['target']}`; {fit['n']} "
+        text += f"points of {fit['n_clusters']} independent runs; {fit['status']}.\n"
         text += image(files, f"law_{entry['name']}", f"The law {entry['name']} with its runs")
         rows = [[name, general(v), _interval(fit, name)] for name, v in fit["params"].items()]
         text += "\n" + table(["parameter", "value", "95% interval"], rows)
@@ -191,13 +190,16 @@ def _law(entry: dict[str, Any], files: dict[str, str]) -> str:
             ]
             for c in entry["candidates"]
         ]  # fmt: skip
-        text += "\nForms compete at predicting the largest size from the smaller ones:\n\n" + table(head, rows)
+        text += "\nForms compete at predicting the largest size from the smaller ones:\n\n"
+        text += table(head, rows)
     if entry["comparison"]:
-        head = ["variant", "against", "factor of compute saved", "95% interval", "loss at equal size and tokens"]
+        head = [
+            "variant", "against", "factor of compute saved", "95% interval", "loss at equal size and tokens",
+        ]  # fmt: skip
         rows = [
             [
-                c["variant"], c["against"], plain(c["factor"], 2), f"{plain(c['low'], 2)} to {plain(c['high'], 2)}",
-                _matched(c),
+                c["variant"], c["against"], plain(c["factor"], 2),
+                f"{plain(c['low'], 2)} to {plain(c['high'], 2)}", _matched(c),
             ]
             for c in entry["comparison"]
         ]  # fmt: skip
@@ -230,12 +232,16 @@ def _isoflop(results: dict[str, Any], files: dict[str, str]) -> str:
     for curve in results["isoflop"]:
         found = [curve["exponents"].get(t) for t in ("N", "D")]
         cells = [
-            f"{plain(e['value'], 2)} ({plain(e['low'], 2)} to {plain(e['high'], 2)})" if e else "" for e in found
+            f"{plain(e['value'], 2)} ({plain(e['low'], 2)} to {plain(e['high'], 2)})" if e else ""
+            for e in found
         ]
         minima = f"{sum(b['N'] is not None for b in curve['budgets'])} of {len(curve['budgets'])}"
         rows.append([curve["variant"], curve["counted"] or "non-embedding, as executed", *cells, minima])
-    head = ["variant", "counted", "exponent of N* in C (95%)", "exponent of D* in C (95%)", "budgets with a minimum"]
-    figures = [image(files, k, "Loss against size at equal compute") for k in files if k.startswith("isoflop")]
+    head = [
+        "variant", "counted", "exponent of N* in C (95%)", "exponent of D* in C (95%)", "budgets with a minimum",
+    ]  # fmt: skip
+    words = "Loss against size at equal compute"
+    figures = [image(files, key, words) for key in files if key.startswith("isoflop")]
     warnings = {w for curve in results["isoflop"] for w in (*curve["warnings"], *curve["missing"])}
     notes = "".join(f"\n- {w}" for w in sorted(warnings))
     return "## Equal compute\n\n" + table(head, rows) + "".join(figures) + notes + "\n"
@@ -250,7 +256,8 @@ def _search(results: dict[str, Any], files: dict[str, str]) -> str:
     if not results["tuning"]:
         return ""
     words = "\n".join(f"- {line}" for search in results["tuning"] for line in search["words"])
-    return "## The search before the ladder\n" + image(files, "tuning", "Loss against learning rate") + f"\n{words}\n"
+    figure = image(files, "tuning", "Loss against learning rate")
+    return f"## The search before the ladder\n{figure}\n{words}\n"
 
 
 def _experts(results: dict[str, Any]) -> str:
@@ -268,7 +275,8 @@ def _experts(results: dict[str, Any]) -> str:
         for i, layer in enumerate(e["layers"], 1)
     ]  # fmt: skip
     head = [
-        "variant", "width", "layer", "experts", "busiest, times an even share", "least used", "idle (below .1)",
+        "variant", "width", "layer", "experts", "busiest, times an even share", "least used",
+        "idle (below .1)",
     ]  # fmt: skip
     return "## Load of the experts\n\nOf each variant the run with the most compute.\n\n" + table(head, rows)
 
@@ -280,26 +288,37 @@ def _rungs(results: dict[str, Any]) -> str:
     head = ["run", *names, "width", "N", "N total", "D", "D / N", "FLOPs", "6ND", "loss", "part"]
     rows = [
         [
-            f"`{q['name']}`", *([q["variant"]] if many else []), q["width"], count(q["N"]), count(q["N_total"]),
-            count(q["D"]), f"{q['D'] / q['N']:.3g}" if q["N"] else "", flop(q["C"]), flop(q["six_nd"]),
-            with_error(q["loss"], q["se"], 4),
-            "held out" if q["held_out"] else "search" if q["tuning"] else "fitted" if q["fitted"] else "not fitted",
+            f"`{q['name']}`", *([q["variant"]] if many else []), q["width"], count(q["N"]),
+            count(q["N_total"]), count(q["D"]), f"{q['D'] / q['N']:.3g}" if q["N"] else "", flop(q["C"]),
+            flop(q["six_nd"]), with_error(q["loss"], q["se"], 4), _part(q),
         ]
         for q in points
     ]  # fmt: skip
-    note = "N: non-embedding parameters. FLOPs: counted, of the whole lineage. Loss ± standard error over documents.\n"
-    return "## Every rung\n\n" + note + "\n" + table(head, rows)
+    note = "N: non-embedding parameters. FLOPs: counted, of the whole lineage. "
+    note += "Loss ± standard error over documents."
+    return f"## Every rung\n\n{note}\n\n" + table(head, rows)
+
+
+def _part(q: dict[str, Any]) -> str:
+    """What a run was for."""
+    for key, words in (("held_out", "held out"), ("tuning", "search"), ("fitted", "fitted")):
+        if q[key]:
+            return words
+    return "not fitted"
 
 
 def _kinds() -> str:
     rows = [
-        ["losses, FLOPs, seconds", "measured", "FLOPs counted from executed shapes, on the machine named above"],
+        ["losses, FLOPs, seconds", "measured", "FLOPs counted from executed shapes, on the machine named"],
         [
             "parameters, exponents, factors, predictions, intervals", "fitted",
             "from these runs alone; branches of one trunk are one cluster",
         ],
         ["FLOPs of separate runs and of the grid", "worked out", "nobody made those runs"],
-        ["forms of laws, rules for rates", "published", "sources: `flopwise laws`; no published coefficient enters a fit"],
+        [
+            "forms of laws, rules for rates", "published",
+            "sources: `flopwise laws`; no published coefficient enters a fit",
+        ],
         ["sizes, budgets, mixture, base rates", "assumed", "written in the recipe"],
     ]  # fmt: skip
     return "## What the numbers are\n\n" + table(["number", "is", "how"], rows)
@@ -317,8 +336,8 @@ def _caveats(results: dict[str, Any]) -> str:
     outside = [t for t in tests if t.get("inside90") is False]
     if outside:
         lines.append(
-            f"{len(outside)} of {len(tests)} measurements lie outside their 90% interval: there the law is wrong at "
-            "this scale."
+            f"{len(outside)} of {len(tests)} measurements lie outside their 90% interval: there the law is "
+            "wrong at this scale."
         )
     late = [t for t in tests if (t.get("before_start_s") or 0) < 0]
     if late:
@@ -330,13 +349,14 @@ def _caveats(results: dict[str, Any]) -> str:
     lines += results["problems"]
     if len(results["rungs"]["variants"]) > 1 and not any(e["comparison"] for e in results["ladders"]):
         lines.append(
-            "Variants were not compared by a fitted factor; read the figure with the noise between seeds in mind."
+            "Variants were not compared by a fitted factor; read the figure with the noise between seeds in "
+            "mind."
         )
     sizes = [q["N"] for q in results["rungs"]["points"]]
     if sizes:
         lines.append(
-            f"The largest model here has {count(max(sizes))} non-embedding parameters; nothing is claimed beyond the "
-            "held-out runs."
+            f"The largest model here has {count(max(sizes))} non-embedding parameters; nothing is claimed "
+            "beyond the held-out runs."
         )
     return "## What to doubt\n\n" + "".join(f"- {line}\n" for line in dict.fromkeys(lines))
 
