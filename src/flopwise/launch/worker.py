@@ -15,6 +15,7 @@ from typing import Any
 
 from flopwise.errors import DamagedFile, FlopwiseError, one_line
 from flopwise.flops.hardware import keep_freed_memory
+from flopwise.launch import torchrun
 from flopwise.records.folder import RunFolder
 
 
@@ -47,6 +48,10 @@ def run_one(
 
 
 def _call(folder: RunFolder, task: dict[str, Any], progress: Callable[[float], None]) -> None:
+    if (count := torchrun.processes(folder.spec)) > 1:
+        import torch
+
+        return torchrun.run(task, count, progress, torch.get_num_threads())
     parents = {role: RunFolder(folder.path.parent / run) for role, run in task["inputs"].items()}
     module, _, function = task["run"].partition(":")
     reset_peak()

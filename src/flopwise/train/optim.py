@@ -73,6 +73,7 @@ class Optimiser:
         self.rates = rates
         self.model = model
         parts: list[tuple[Tensor, Tensor]] = []
+        owners: list[Tensor] = []
         self.matrices: list[Tensor] = []
         for block in model.blocks:
             assert isinstance(block, Block)
@@ -81,15 +82,27 @@ class Optimiser:
                 weight.grad = torch.zeros_like(weight)
                 values, grads = (t.view(-1, *weight.shape[-2:]) for t in (weight.detach(), weight.grad))
                 parts += list(zip(values.split(rows, 1), grads.split(rows, 1), strict=True))
+                owners += [weight] * len(rows)
         # Parts [n, rows, cols] are views of weight and gradient. Tall and wide of one shape share a stack.
         self.stacks: dict[tuple[int, int], list[tuple[Tensor, Tensor, bool]]] = {}
         for part, grad in parts:
             short, long = sorted(part.shape[1:])
             self.stacks.setdefault((short, long), []).append((part, grad, part.shape[1] == long > short))
         self.momentum = {
-            shape: torch.zeros(sum(len(part) for part, _, _ in entries), *shape)
+            shape: entries[0][0].new_zeros(sum(len(part) for part, _, _ in entries), *shape)
             for shape, entries in self.stacks.items()
         }
+        # The same parts of the momentum, by the name of the matrix: its state whatever the stacks.
+        self.pieces: dict[str, list[Tensor]] = {}
+        names = {id(p): name for name, p in model.named_parameters()}
+        filled = dict.fromkeys(self.stacks, 0)
+        for (part, _), owner in zip(parts, owners, strict=True):
+            short, long = sorted(part.shape[1:])
+            start = filled[short, long]
+            filled[short, long] += len(part)
+            piece = self.momentum[short, long][start : filled[short, long]]
+            flip = part.shape[1] == long > short
+            self.pieces.setdefault(names[id(owner)], []).append(piece.mT if flip else piece)
         hidden = {id(p) for p in self.matrices}
         wider = REFERENCE_WIDTH / model.cfg.d_model
         groups: list[dict[str, Any]] = [
@@ -143,22 +156,28 @@ class Optimiser:
         return nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on bit for bit."""
-        out = {f"muon.{a}x{b}": m for (a, b), m in self.momentum.items()}
-        for i, (_, state) in enumerate(sorted(self.adam.state_dict()["state"].items())):
-            for key, value in state.items():
-                out[f"adam.{i}.{key}"] = value
+        """Everything needed to go on bit for bit, by the parameter's name and in its shape."""
+        out = {}
+        for name, pieces in self.pieces.items():
+            out[f"muon.{name}"] = torch.cat(pieces, 1).view_as(self.model.get_parameter(name))
+        for name, weight in self.model.named_parameters():
+            for key, value in self.adam.state.get(weight, {}).items():
+                out[f"adam.{name}.{key}"] = value
         return out
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave (KeyError or RuntimeError where shapes differ)."""
-        for (a, b), m in self.momentum.items():
-            m.copy_(tensors[f"muon.{a}x{b}"])
-        n_params = sum(len(g["params"]) for g in self.adam.param_groups)
-        adam = self.adam.state_dict()
-        adam["state"] = {
-            i: {key: tensors[f"adam.{i}.{key}"].clone() for key in ("step", "exp_avg", "exp_avg_sq")}
-            for i in range(n_params)
-            if f"adam.{i}.step" in tensors
-        }
-        self.adam.load_state_dict(adam)
+        for name, pieces in self.pieces.items():
+            whole = tensors[f"muon.{name}"].view(-1, *self.model.get_parameter(name).shape[-2:])
+            for piece, part in zip(pieces, whole.split([p.shape[1] for p in pieces], 1), strict=True):
+                piece.copy_(part)
+        for name, weight in self.model.named_parameters():
+            if f"adam.{name}.step" in tensors:
+                self.adam.state[weight] = {
+                    key: torch.empty_like(like).copy_(tensors[f"adam.{name}.{key}"])
+                    for key, like in (
+                        ("step", weight.new_empty(())),
+                        ("exp_avg", weight),
+                        ("exp_avg_sq", weight),
+                    )
+                }

@@ -116,7 +116,7 @@ class Team:
                 from torch.nn.parallel import DistributedDataParallel
 
                 # Gradients are summed in buckets while the backward pass still goes on.
-                self._reducer = DistributedDataParallel(_Loss(model), broadcast_buffers=False)
+                self._reducer = DistributedDataParallel(_Loss(model))
             loss, logs = self._reducer(objective, batch)
             return loss, logs
 
@@ -186,6 +186,10 @@ class _Loss(nn.Module):
     def __init__(self, model: Transformer):
         super().__init__()
         self.model = model
+
+    def named_buffers(self, *args: Any, **kwargs: Any) -> Any:
+        """None: buffers follow from what is the same everywhere, and need not be sent round at each step."""
+        return iter(())
 
     def forward(self, objective: Objective, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         return objective(self.model, batch)

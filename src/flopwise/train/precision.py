@@ -59,7 +59,7 @@ def choose_precision(wanted: str, device: torch.device) -> tuple[str, str]:
 
 
 def bf16_speedup() -> float:
-    """Rate of bfloat16 products over that of float32 on this processor: measured in a tenth of a second, once."""
+    """Rate of bfloat16 products over float32 on this processor: measured once, in a tenth of a second."""
 
     def measure() -> float:
         threads = torch.get_num_threads()

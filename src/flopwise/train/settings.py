@@ -1,4 +1,4 @@
-"""How a run is carried out: device, precision, compilation, processes, which checkpoints stay. Imports no torch."""
+"""How a run is carried out: device, precision, compiler, processes, checkpoints. Imports no torch."""
 
 from __future__ import annotations
 

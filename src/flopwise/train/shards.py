@@ -1,7 +1,7 @@
 """Tensors that are split over processes: put together for a checkpoint, cut again when one is read.
 
-Two kinds of split, both by rows (dimension 0): FSDP's distributed tensors (`torch.distributed.tensor.DTensor`)
-and, under expert parallelism, an expert matrix [experts, out, in] of which each process holds some experts.
+Two kinds of split, both by rows (dimension 0): FSDP's distributed tensors (`DTensor`) and, under expert
+parallelism, an expert matrix [experts, out, in] of which each process holds some experts.
 """
 
 from __future__ import annotations
