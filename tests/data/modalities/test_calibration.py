@@ -1,4 +1,4 @@
-"""The calibration source: its entropy is what its tokens show, and documents depend on nothing but the seed."""
+"""The calibration source: its entropy is what its tokens show, and documents depend on the seed alone."""
 
 from __future__ import annotations
 

@@ -237,11 +237,12 @@ def _array(file: Path) -> tuple[np.ndarray, np.ndarray | None]:
                         f"bytes unpacked, limit {4 * ITEM_BYTES:,}; save it as .npy"
                     )
         with np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
+            members = {key: archive[key] for key in archive.files}  # bytes, where it is no array
     except FlopwiseError:
         raise
     except Exception as e:
         raise FlopwiseError(f"{one_line(file, 200)} is no readable array ({one_line(e, 120)})") from e
+    arrays = {key: a for key, a in members.items() if isinstance(a, np.ndarray)}
     data = {key: a for key, a in arrays.items() if a.ndim > 1}
     if len(data) != 1:
         raise FlopwiseError(
