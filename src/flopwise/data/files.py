@@ -212,14 +212,16 @@ def _zstd(path: Path, raw: IO[bytes]) -> IO[bytes]:
         raise FlopwiseError(
             f"data: {path} needs zstandard, which is not installed: pip install zstandard"
         ) from None
-    return _ZstdErrors(zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True))  # type: ignore[return-value]
+    return _Zstd(raw, zstandard.ZstdDecompressor())  # type: ignore[return-value]
 
 
-class _ZstdErrors(io.RawIOBase):
-    """Damage as EOFError, like the other kinds; lines through a buffer."""
+class _Zstd(io.RawIOBase):
+    """Frames of zstd as a stream. A cut one raises EOFError, which the package's own reader does not."""
 
-    def __init__(self, inner: Any):
-        self.inner = inner
+    def __init__(self, raw: IO[bytes], decompressor: Any):
+        self.raw, self.decompressor = raw, decompressor
+        self.frame: Any = None
+        self.ready = b""
 
     def readable(self) -> bool:
         return True
@@ -227,10 +229,21 @@ class _ZstdErrors(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         import zstandard
 
-        try:
-            return int(self.inner.readinto(buffer))
-        except zstandard.ZstdError as e:
-            raise EOFError(str(e)) from e
+        while not self.ready:
+            left = self.frame.unused_data if self.frame is not None and self.frame.eof else b""
+            if not (packed := left or self.raw.read(1 << 14)):
+                if self.frame is not None and not self.frame.eof:
+                    raise EOFError("the compressed data end too early")
+                return 0
+            if self.frame is None or self.frame.eof:
+                self.frame = self.decompressor.decompressobj()
+            try:
+                self.ready = self.frame.decompress(packed)
+            except zstandard.ZstdError as e:
+                raise EOFError(str(e)) from e
+        n = min(len(buffer), len(self.ready))
+        buffer[:n], self.ready = self.ready[:n], self.ready[n:]
+        return n
 
 
 def _text(path: Path, raw: IO[bytes]) -> io.TextIOWrapper:

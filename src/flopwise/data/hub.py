@@ -29,6 +29,22 @@ def is_id(path: str) -> bool:
     return shaped and not os.path.lexists(path) and kind(Path(path)) not in READERS
 
 
+def reached() -> bool:
+    """Whether the hub answers within a few seconds: its own client would retry for half a minute."""
+    import socket
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies
+
+    if getproxies():
+        return True  # only the client knows the way
+    url = urlsplit(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
+    try:
+        with socket.create_connection((url.hostname or "", url.port or 443), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
 def read(path: str, field: str, options: Mapping[str, Any], skipped: Skipped) -> Iterator[Document]:
     """Documents of a dataset; nothing is held in memory but a row at a time.
 
@@ -46,6 +62,11 @@ def read(path: str, field: str, options: Mapping[str, Any], skipped: Skipped) ->
         import datasets
     except ModuleNotFoundError:
         raise MissingExtra("datasets", "hub", f"dataset {one_line(name, 100)}") from None
+    if not is_saved(path) and not reached():
+        raise FlopwiseError(
+            f"data: dataset {one_line(name, 100)} is on the hub, which does not answer; check the network, "
+            "or give a saved folder or files"
+        )
     split = options.get("split")
     try:
         if is_saved(path):
@@ -55,7 +76,7 @@ def read(path: str, field: str, options: Mapping[str, Any], skipped: Skipped) ->
     except Exception as e:  # many kinds: no network, no such name, a damaged folder
         hint = "fetch it again" if is_saved(path) else "check the name and the network, or give files"
         raise FlopwiseError(
-            f"data: dataset {one_line(name, 100)} cannot be opened ({type(e).__name__}: {one_line(e, 120)}); "
+            f"data: dataset {one_line(name, 100)} cannot be opened ({type(e).__name__}: {one_line(e, 99)}); "
             f"{hint}"
         ) from e
     if isinstance(found, dict):

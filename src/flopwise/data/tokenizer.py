@@ -194,17 +194,26 @@ def _fetched(name: str) -> Path:
         from huggingface_hub import hf_hub_download
     except ModuleNotFoundError:
         raise MissingExtra("huggingface_hub", "train", f"{missing}; fetching it from the hub") from None
+    from flopwise.data.hub import reached
+
     try:
-        folder = Path(hf_hub_download(name, "tokenizer.json")).parent
-    except Exception as e:  # many kinds: no network, no such name, no right to it
+        return Path(hf_hub_download(name, "tokenizer.json", local_files_only=True)).parent
+    except Exception:  # not in the cache
+        if not reached():
+            raise FlopwiseError(
+                f"{missing}, and the hub does not answer; check the network, or give a folder with "
+                "tokenizer.json"
+            ) from None
+    try:
+        for extra in ("tokenizer_config.json", "special_tokens_map.json"):
+            with suppress(Exception):  # both are optional
+                hf_hub_download(name, extra)
+        return Path(hf_hub_download(name, "tokenizer.json")).parent
+    except Exception as e:  # many kinds: no such name, no right to it
         raise FlopwiseError(
-            f"{missing} and the hub did not give it ({type(e).__name__}); check the name and the network, or "
-            "give a folder with tokenizer.json"
+            f"{missing}, and the hub did not give it ({type(e).__name__}); check the name, or give a "
+            "folder with tokenizer.json"
         ) from e
-    for extra in ("tokenizer_config.json", "special_tokens_map.json"):
-        with suppress(Exception):  # both are optional
-            hf_hub_download(name, extra)
-    return folder
 
 
 def _special(folder: Path, inner: HFTokenizer) -> tuple[str | None, str | None]:

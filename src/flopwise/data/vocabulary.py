@@ -15,6 +15,10 @@ SPECIAL = 2
 """Ids 0 and 1 end a document and pad, unless a tokenizer from elsewhere has its own."""
 
 
+FIXED = ("raster", "mulaw")
+"""Kinds of tokens that mean the same in every corpus."""
+
+
 @dataclass(frozen=True)
 class Range:
     """Ids of some sources: `offset` to `offset` + `size` - 1."""
@@ -29,7 +33,8 @@ class Range:
 class Vocabulary:
     """All ids: text first (its tokenizer's, with its special tokens), then a range per modality.
 
-    Sources of one modality with the same options share their ids; so do all texts.
+    All texts share their ids; so do sources of one modality with the same options, unless they have classes
+    or learned codes.
     """
 
     ranges: tuple[Range, ...]
@@ -96,11 +101,13 @@ def vocabulary(section: Mapping[str, Any]) -> Vocabulary:
             continue
         from flopwise.data.modalities import modality
 
-        options = {k: v for k, v in (source.get("options") or {}).items() if v is not None}
-        size = modality(kind).vocab_size(options, source.get("corpus"))
-        # Classes of two corpora have nothing in common; their pixels do.
-        own = label(source) if options.get("label") else ""
-        key = json.dumps([kind, size, options, own], sort_keys=True, default=str)
+        found = modality(kind)
+        given = {k: v for k, v in (source.get("options") or {}).items() if v is not None}
+        size = found.vocab_size(given, source.get("corpus"))
+        options = found.parse(given, source.get("corpus")).model_dump(mode="json")
+        # Pixels of two corpora are the same thing; their classes and learned codes have nothing in common.
+        alone = options.get("label") or options.get("tokens", FIXED[0]) not in FIXED
+        key = json.dumps([kind, size, options, label(source) if alone else ""], sort_keys=True)
         others.setdefault(key, (kind, size, []))[2].append(label(source))
     ranges: list[Range] = []
     size, eos, pad = text_size(section.get("tokenizer") or {}) if texts else (0, 0, 1)
