@@ -137,18 +137,19 @@ def _residuals(
 
 def variants(rungs: dict[str, Any]) -> Figure | None:
     """Every variant at the compute it took."""
+    what = rungs["measure"]
     points = [q for q in rungs["points"] if not q["tuning"] and q["C"]]
-    if len(rungs["variants"]) < 2 or not points:
+    if len(rungs["variants"]) < 2 or not points or what is None:
         return None
     marks: list[Mark] = []
     for name, colour in zip(rungs["variants"], COLOURS * 4, strict=False):
         own = [q for q in points if q["variant"] == name]
-        edge = np.array(lower_hull([(q["C"], q["loss"]) for q in own]))
+        edge = np.array(lower_hull([(q["C"], q[what]) for q in own]))
         marks.append(Line(edge[:, 0], edge[:, 1], colour))
-        at = np.array([(q["C"], q["loss"]) for q in own])
+        at = np.array([(q["C"], q[what]) for q in own])
         marks.append(Points(at[:, 0], at[:, 1], colour, name))
     x = axis([q["C"] for q in points], "training compute C (FLOP), as executed", True)
-    y = axis([q["loss"] for q in points], "held-out loss (nats per token)", False)
+    y = axis([q[what] for q in points], target_words(what), False)
     return Figure(
         "Variants at the compute they took", "Line: the lower edge of a variant's runs.", [Panel(x, y, marks)]
     )

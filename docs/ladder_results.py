@@ -238,7 +238,8 @@ def _isoflop(results: dict[str, Any], files: dict[str, str]) -> str:
         minima = f"{sum(b['N'] is not None for b in curve['budgets'])} of {len(curve['budgets'])}"
         rows.append([curve["variant"], curve["counted"] or "non-embedding, as executed", *cells, minima])
     head = [
-        "variant", "counted", "exponent of N* in C (95%)", "exponent of D* in C (95%)", "budgets with a minimum",
+        "variant", "counted", "exponent of N* in C (95%)", "exponent of D* in C (95%)",
+        "budgets with a minimum",
     ]  # fmt: skip
     words = "Loss against size at equal compute"
     figures = [image(files, key, words) for key in files if key.startswith("isoflop")]

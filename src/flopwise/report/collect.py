@@ -67,7 +67,10 @@ from flopwise.report.runs import MISSHAPEN, Runs, clean, misshapen, number
 
 SCHEMA = 1
 _NO_SAVINGS: dict[str, Any] = {"spent": None, "by_variant": []}
-_EMPTY_RUNGS: dict[str, Any] = {"points": [], "variants": [], "corpora": [], "seed_noise": [], "missing": []}
+_EMPTY_RUNGS: dict[str, Any] = {
+    "points": [], "variants": [], "measure": None, "corpora": [], "seed_noise": [], "noise": None,
+    "missing": [],
+}  # fmt: skip
 
 
 def collect(folder: str | Path) -> dict[str, Any]:

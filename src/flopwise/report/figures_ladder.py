@@ -12,8 +12,8 @@ from flopwise.report.runs import number
 from flopwise.report.svg import Plot, linear_axis, log_axis
 
 __all__ = [
-    "both", "compute", "corpus", "expert_load", "isoflop", "one", "residuals", "target_words", "tokens",
-    "tuning", "variant_colours", "variants",
+    "both", "compute", "corpus", "expert_load", "isoflop", "one", "one_variable", "residuals",
+    "target_words", "tokens", "tuning", "variant_colours", "variants",
 ]  # fmt: skip
 
 WIDE, NARROW = 880.0, 358.0
@@ -198,6 +198,33 @@ def tokens(entry: dict[str, Any], variant: str, narrow: bool) -> Plot | None:
     return plot
 
 
+def one_variable(entry: dict[str, Any], narrow: bool) -> Plot | None:
+    """A law of one variable: its target over that variable."""
+    line = entry["line"]
+    points = [q for q in entry["points"] if line and q.get(line["variable"]) is not None]
+    if not line or not points or line["variable"] in ("C", "D"):
+        return None
+    x = line["variable"]
+    tests = _tests(entry, x)
+    many = len(entry["variants"]) > 1
+    by = variant_colours(entry["variants"]) if many else ramp([q.get("N") for q in points])
+    xs = [q[x] for q in points] + [t[x] for t in tests]
+    plot = Plot(
+        linear_axis(xs, target_words(x), loss_text, 4 if narrow else 7)
+        if max(xs) < 5 * min(xs)
+        else log_axis(xs, f"{target_words(x)} (log)", tick, 4 if narrow else 7),
+        linear_axis([q["y"] for q in points] + _reach(tests), target_words(entry["target"]), loss_text, 6),
+        *((NARROW, 320) if narrow else (WIDE, 360)),
+        right=22 if narrow else 140,
+        title=f"{target_words(entry['target'])} against {x}, with the fitted law",
+    )
+    plot.band(list(zip(line["x"], line["low"], line["high"], strict=True)), "ink")
+    plot.line(list(zip(line["x"], line["value"], strict=True)), "ink", "thin")
+    _points(plot, points, x, by, many)
+    _draw_tests(plot, tests, x, narrow)
+    return plot
+
+
 def residuals(entry: dict[str, Any], narrow: bool) -> Plot | None:
     """How far each run lies from the law, in percent, over compute; the held-out run from its prediction."""
     points = [q for q in entry["points"] if q["residual"] is not None and q.get("C")]
@@ -299,32 +326,26 @@ def _slope(a: tuple[float, float], b: tuple[float, float]) -> float:
 
 def variants(rungs: dict[str, Any], narrow: bool) -> Plot | None:
     """Every variant at the compute it took: points, and the lower edge of each."""
+    what = rungs["measure"]
     points = [q for q in rungs["points"] if not q["tuning"] and q["C"]]
-    if len(rungs["variants"]) < 2 or not points:
+    if not 2 <= len(rungs["variants"]) <= SERIES or not points or what is None:
         return None
     by = variant_colours(rungs["variants"])
     plot = Plot(
         log_axis([q["C"] for q in points], "training compute C, FLOP (log)", tick, 3 if narrow else 6),
-        linear_axis([q["loss"] for q in points], "held-out loss, nats per token", loss_text, 7),
+        linear_axis([q[what] for q in points], target_words(what), loss_text, 7),
         *((NARROW, 360) if narrow else (WIDE, 420)),
         right=22 if narrow else 150,
         title="Held-out loss of every variant against training compute",
     )
     for name in rungs["variants"]:
         mine = sorted((q for q in points if q["variant"] == name), key=lambda q: q["C"])
-        best = lower_hull([(q["C"], q["loss"]) for q in mine])
+        best = lower_hull([(q["C"], q[what]) for q in mine])
         plot.line(best, by[name])
         for q in mine:
             shape = "diamond" if q["held_out"] else "circle"
-            plot.dot(
-                q["C"],
-                q["loss"],
-                by[name],
-                _tip(q, q["loss"], q["name"]),
-                shape,
-                4.2 if q["held_out"] else 3.4,
-                "light",
-            )
+            r = 4.2 if q["held_out"] else 3.4
+            plot.dot(q["C"], q[what], by[name], _tip(q, q[what], q["name"]), shape, r, "light")
         if best and not narrow:
             plot.end_label(*best[-1], name, by[name])
     return plot
@@ -336,7 +357,7 @@ def corpus(rungs: dict[str, Any], name: str) -> Plot | None:
     points = [q for q in points if q["corpora"][name]["loss"] is not None]
     if len(points) < 2:
         return None
-    many = len(rungs["variants"]) > 1
+    many = 2 <= len(rungs["variants"]) <= SERIES
     by = variant_colours(rungs["variants"]) if many else ramp([q["N"] for q in points])
     plot = Plot(
         log_axis([q["C"] for q in points], "C, FLOP (log)", tick, 3),

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flopwise.report import figures, figures_ladder, figures_questions, format
+from flopwise.report import figures, figures_ladder, figures_questions, format, ladder_headline
 from flopwise.report.runs import MISSHAPEN, misshapen
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -81,6 +81,7 @@ def _part(environment: Any, name: str, results: dict[str, Any]) -> Any:
 
     shown = {
         "r": results, "fig": figures, "ask": figures_questions, "lad": figures_ladder,
+        "said": ladder_headline.value,
         "nothing": format.NOTHING,
     }  # fmt: skip
     try:

@@ -46,6 +46,7 @@ _EMPTY: dict[str, Any] = {
     "law": None, "target": "loss", "formula": None, "status": None, "points": [], "variants": [],
     "curves": [], "fit": None, "predictions": [], "candidates": [], "chosen": None, "reasons": [],
     "comparison": [], "verification": [], "notes": [],
+    "variables": [], "line": None,
 }  # fmt: skip
 
 
@@ -127,7 +128,8 @@ def _mine(
         where: dict[str, Any] = {}
         if made is not None:
             made["tested"] = True
-            where = {k: made.get(k) for k in ("N", "D", "C", "width", "variant", "C_ratio", "level")}
+            kept = ("N", "D", "C", "width", "variant", "C_ratio", "level", "loss")
+            where = {k: made.get(k) for k in kept}
             if t["record"] is not None:
                 where["before_start_s"] = seconds_before(runs, t["record"], number(made.get("made_at")))
         out.append(where | {k: v for k, v in t.items() if v is not None})
@@ -219,7 +221,9 @@ def _fitted(path: Any, out: dict[str, Any], rows: list[dict[str, Any]]) -> None:
         return
     for p, value in zip(known, np.atleast_1d(at.value), strict=True):
         p["predicted"], p["residual"] = float(value), float(p["y"] / value - 1) if value else None
+    out["variables"] = list(variables)
     out["curves"] = _curves(fit, known, out)
+    out["line"] = _line(fit, known, out) if len(variables) == 1 else None
 
 
 def _curves(fit: Any, points: list[dict[str, Any]], out: dict[str, Any]) -> list[dict[str, Any]]:
@@ -246,14 +250,14 @@ def _curves(fit: Any, points: list[dict[str, Any]], out: dict[str, Any]) -> list
 
 
 def _asked(p: dict[str, Any], points: list[dict[str, Any]], variables: tuple[str, ...]) -> dict[str, Any]:
-    """The law's variables of a predicted run: as written, else as its variant's own."""
+    """The law's variables of a predicted run: as written, else what all runs of its variant have alike."""
     like = [q for q in points if q["variant"] == p["variant"]] or points
-    written = p | (p["variables"] if isinstance(p.get("variables"), dict) else {})
-    row = {v: number(written.get(v)) for v in (*variables, "D", "C")}
-    return {
-        v: float(np.median([q[v] for q in like])) if x is None and v in variables else x
-        for v, x in row.items()
-    }
+    row = {v: number(p.get(v)) for v in (*variables, "D", "C")}
+    for v in variables:
+        seen = {q[v] for q in like}
+        if row[v] is None and len(seen) == 1:
+            row[v] = seen.pop()
+    return row
 
 
 def _limit(group: list[dict[str, Any]]) -> float | None:
@@ -294,12 +298,29 @@ def _through(x: np.ndarray, xs: np.ndarray, ys: np.ndarray) -> np.ndarray:
 def _curve(
     fit: Any, label: dict[str, Any], path: dict[str, np.ndarray], D: np.ndarray, out: dict[str, Any]
 ) -> dict[str, Any] | None:
+    """The law along a path; None where it has no value there."""
+    if not set(fit.form.variables) <= set(path):
+        return None
     try:
         p = fit.predict(**{v: path[v] for v in fit.form.variables})
-    except (FlopwiseError, KeyError) as e:
+    except FlopwiseError as e:
         sentence = f"A curve of the law is not drawn: {e}."
         if sentence not in out["missing"]:
             out["missing"].append(sentence)
         return None
     names = ("value", "low", "high", "mean_low", "mean_high")
     return label | {"D": D, "C": path.get("C"), **{n: getattr(p, n) for n in names}}
+
+
+def _line(fit: Any, points: list[dict[str, Any]], out: dict[str, Any]) -> dict[str, Any] | None:
+    """A law of one variable over that variable, as far as the runs go and to the predicted run."""
+    (x,) = fit.form.variables
+    reach = [q[x] for q in points] + [v for p in out["predictions"] if (v := number(p.get(x))) is not None]
+    if min(reach) <= 0 or min(reach) == max(reach):
+        return None
+    at = np.geomspace(min(reach), max(reach), CURVE_POINTS)
+    try:
+        p = fit.predict(**{x: at})
+    except FlopwiseError:
+        return None
+    return {"variable": x, "x": at, "value": p.value, "low": p.mean_low, "high": p.mean_high}

@@ -72,7 +72,7 @@ def told(entry: dict[str, Any], test: dict[str, Any]) -> str:
         largest = max((q["C"] for q in entry["points"] if q.get("C")), default=None)
         beyond = test["C"] / largest if largest else None
     before = _number(test, "before_start_s")
-    text = f"{entry['law'] or 'The law'}, fitted to {len(entry['points'])} runs, was asked about a run with "
+    text = f"{called(entry)}, fitted to {len(entry['points'])} runs, was asked about a run with "
     text += f"{ratio(beyond)} the largest compute it had seen" if beyond else "more compute than it had seen"
     text += f" ({flop(test['C'])})" if _number(test, "C") else ""
     text += ", before that run was started. " if before is not None and before >= 0 else ". "
@@ -89,6 +89,12 @@ def told(entry: dict[str, Any], test: dict[str, Any]) -> str:
     if before is not None and before < 0:
         text += "The prediction was written after that run had begun: it proves nothing. "
     return text + (f"The measurement lies {' and '.join(verdicts)}." if verdicts else "")
+
+
+def called(entry: dict[str, Any]) -> str:
+    """A law's form in a sentence; a formula of somebody's own is too long for one."""
+    law = entry["law"] or "The law"
+    return law if len(law) <= 24 else f"The formula of {entry['name']}"
 
 
 def _finding(entry: dict[str, Any]) -> dict[str, Any]:
@@ -109,8 +115,8 @@ def _finding(entry: dict[str, Any]) -> dict[str, Any]:
             t.get("inside90") if isinstance(t.get("inside90"), bool) else t.get("inside") for t in tests
         ]
         worst = max(abs(number(t.get("relative_error")) or 0.0) for t in tests)
-        text = f"{entry['law']}: off by {off(tests[0])}" if len(tests) == 1 else (
-            f"{entry['law']}: {sum(map(bool, inside))} of {len(tests)} measurements inside, off by "
+        text = f"{called(entry)}: off by {off(tests[0])}" if len(tests) == 1 else (
+            f"{called(entry)}: {sum(map(bool, inside))} of {len(tests)} measurements inside, off by "
             f"{digits(100 * worst, 2)}% at most"
         )  # fmt: skip
         if len(tests) == 1 and inside[0] is not None:
@@ -124,7 +130,7 @@ def _finding(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["fit"]:
         sizes = len({q.get("N") for q in entry["points"]})
         runs = count(len(entry["points"]))
-        text = f"{entry['law']} fitted to {runs} runs of {sizes} sizes: {entry['status']}."
+        text = f"{called(entry)} fitted to {runs} runs of {sizes} sizes: {entry['status']}."
         return {"id": entry["id"], "name": name, "good": None, "text": text}
     text = " ".join(entry["missing"]) or " ".join(entry["notes"][:1])
     return {"id": entry["id"], "name": name, "good": None, "text": text}

@@ -17,15 +17,28 @@ def collect_rungs(runs: Runs) -> dict[str, Any]:
     """The `rungs` part of the results: each finished branch with all that was measured of it."""
     fitted, tuning = _fitted_ids(runs), tuning_ids(runs)
     rungs = [rung(r, runs, fitted, tuning) for r in runs.find("pretrain") if is_rung(r)]
-    rungs.sort(key=lambda q: (q["held_out"], q["tuning"], q["variant"], q["N"], q["D"], q["seed"]))
+    names = list(dict.fromkeys(q["variant"] for q in rungs))
+    rungs.sort(
+        key=lambda q: (q["held_out"], q["tuning"], names.index(q["variant"]), q["N"], q["D"], q["seed"])
+    )
     missing = [] if rungs else [runs.why("pretrain", "Every rung of the ladder")]
     noise = _seed_noise(rungs)
     corpora = sorted({name for q in rungs for name in q["corpora"]})
     return {
-        "points": rungs, "variants": sorted({q["variant"] for q in rungs if not q["tuning"]}),
+        "points": rungs, "variants": list(dict.fromkeys(q["variant"] for q in rungs if not q["tuning"])),
+        "measure": _measure(runs, [q for q in rungs if not q["tuning"]]),
         "corpora": corpora, "seed_noise": noise,
         "noise": _pooled(noise), "missing": missing,
     }  # fmt: skip
+
+
+def _measure(runs: Runs, rungs: list[dict[str, Any]]) -> str | None:
+    """What all runs can be compared by: their loss, bits per byte where tokens differ, or nothing."""
+    if len({tuple(sorted(q["corpora"])) for q in rungs}) != 1:
+        return None
+    if len(runs.find("data")) < 2:
+        return "loss"
+    return "bpb" if all(q["bpb"] is not None for q in rungs) else None
 
 
 def _pooled(noise: list[dict[str, Any]]) -> float | None:
@@ -71,13 +84,14 @@ def rung(record: RunRecord, runs: Runs, fitted: set[str], tuning: set[str]) -> d
     }  # fmt: skip
     N, D = number(model.get("n_params_non_embedding")) or 0.0, number(data.get("tokens_seen")) or 0.0
     mixture = runs.spec(record).get("mixture")
+    bits = [b for c in corpora.values() if (b := number(c["bpb"])) is not None]
     return {
         "id": record.id, "name": record.name or record.id, "variant": str(extra.get("variant") or "base"),
         "width": extra.get("width"), "seed": record.seed, "N": N, "D": D,
         "N_total": number(model.get("n_params_total")), "N_active": number(model.get("n_params_active")),
         "C": record.lineage_spend.train_flops, "own": record.spend.train_flops,
         "six_nd": 6.0 * N * D, "loss": number(loss.value), "se": number(loss.se), "n_documents": loss.n,
-        "bpb": next(iter(corpora.values()))["bpb"] if len(corpora) == 1 else None,
+        "bpb": sum(bits) / len(bits) if bits and len(bits) == len(corpora) else None,
         "accuracy": number(metrics["accuracy"].value) if "accuracy" in metrics else None,
         "corpora": corpora, "modality": data.get("modality"),
         "mixture": mixture if isinstance(mixture, dict) else {},
