@@ -27,7 +27,8 @@ from flopwise.laws.plotting.figure import (
     ramps,
     short,
 )  # fmt: skip
-from flopwise.report.figures_ladder import lower_hull, target_words
+from flopwise.report.figures_ladder import target_words
+from flopwise.report.figures_rungs import lower_hull
 
 DPI = 110
 COLOURS = (BLUE, GREEN, PURPLE, "#B8860B", "#56B4E9", "#5f6670")

@@ -15,7 +15,7 @@ from ladder_maker import BUDGETS, WIDTHS, LadderMaker
 from test_html import HOSTILE, Page
 
 from flopwise.laws import Fit
-from flopwise.report import build, figures_ladder
+from flopwise.report import build, figures_ladder, figures_rungs
 from flopwise.report.collect import collect
 
 
@@ -243,5 +243,5 @@ def test_figures_of_nothing_are_none() -> None:
     assert figures_ladder.compute(empty, False) is None
     assert figures_ladder.tokens(empty, "dense", True) is None
     assert figures_ladder.residuals(empty, False) is None
-    assert figures_ladder.isoflop({"budgets": []}, False) is None
-    assert figures_ladder.tuning({"curves": [], "rate_factor": None}, False) is None
+    assert figures_rungs.isoflop({"budgets": []}, False) is None
+    assert figures_rungs.tuning({"curves": [], "rate_factor": None}, False) is None

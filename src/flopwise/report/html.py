@@ -8,7 +8,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flopwise.report import figures, figures_ladder, figures_questions, format, ladder_headline
+from flopwise.report import (
+    figures,
+    figures_ladder,
+    figures_questions,
+    figures_rungs,
+    format,
+    ladder_headline,
+)
 from flopwise.report.runs import MISSHAPEN, misshapen
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -81,6 +88,7 @@ def _part(environment: Any, name: str, results: dict[str, Any]) -> Any:
 
     shown = {
         "r": results, "fig": figures, "ask": figures_questions, "lad": figures_ladder,
+        "rung": figures_rungs,
         "said": ladder_headline.value,
         "nothing": format.NOTHING,
     }  # fmt: skip
