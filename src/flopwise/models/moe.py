@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from flopwise.models import kernels
+from flopwise.models import kernels, native, native_moe, plain_moe
 from flopwise.models.config import ModelConfig
 
 
@@ -43,72 +43,79 @@ class _Experts(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, order: Tensor, ends: list[int]
+        ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, order: Tensor, counts: Tensor
     ) -> Tensor:
-        k, inner = weights.shape[1], down.shape[2]
-        tokens = order.div(k, rounding_mode="floor")
-        places = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+        pieces = _pieces(x)
+        tokens, places, scale = pieces.expand(order, weights)
+        sizes = counts.tolist()
         inputs = x.index_select(0, tokens)
-        hidden = x.new_empty(len(order), 2 * inner)
-        _grouped(inputs, gate_up.mT, ends, hidden)
-        gate, up = hidden.chunk(2, -1)
-        sigmoid = torch.sigmoid(gate)
-        gated = gate * sigmoid
-        scale = weights.flatten().index_select(0, order)[:, None]
-        active = (gated * up).mul_(scale)
-        outputs = torch.empty_like(inputs)
-        _grouped(active, down.mT, ends, outputs)
-        ctx.save_for_backward(inputs, gate_up, down, hidden, sigmoid, gated, active, scale, places, tokens)
-        ctx.ends, ctx.k = ends, k
-        return _sum_places(outputs, places, k)
+        hidden = _grouped(inputs, gate_up.mT, sizes)
+        out = _grouped(pieces.scaled_swiglu(hidden, scale), down.mT, sizes)
+        ctx.save_for_backward(inputs, gate_up, down, hidden, scale, tokens, places)
+        ctx.sizes, ctx.pieces, ctx.k = sizes, pieces, weights.shape[1]
+        return pieces.sum_places(out, places, ctx.k)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, gate_up, down, hidden, sigmoid, gated, active, scale, places, tokens = ctx.saved_tensors
-        ends, k = ctx.ends, ctx.k
+        inputs, gate_up, down, hidden, scale, tokens, places = ctx.saved_tensors
+        sizes, pieces, k = ctx.sizes, ctx.pieces, ctx.k
         grad = grad.index_select(0, tokens)
-        to_down, to_gate_up = torch.empty_like(down), torch.empty_like(gate_up)
-        _grouped_weights(grad, active, ends, to_down)
-        to_active = torch.empty_like(active)
-        _grouped(grad, down, ends, to_active)
-        up = hidden.chunk(2, -1)[1]
-        to_hidden = torch.empty_like(hidden)
-        to_gate, to_up = to_hidden.chunk(2, -1)
-        torch.mul(to_active, gated, out=to_up)
-        to_scale = (to_up * up).sum(1)
-        to_up.mul_(scale)
-        # d silu(g) / dg = s + g s (1 - s)
-        torch.addcmul(gated, gated, sigmoid, value=-1, out=to_gate)
-        to_gate.add_(sigmoid).mul_(up).mul_(to_active.mul_(scale))
-        _grouped_weights(to_hidden, inputs, ends, to_gate_up)
-        to_inputs = torch.empty_like(inputs)
-        _grouped(to_hidden, gate_up, ends, to_inputs)
-        to_weights = to_scale.index_select(0, places).view(-1, k)
-        return _sum_places(to_inputs, places, k), to_gate_up, to_down, to_weights, None, None
+        to_active = _grouped(grad, down, sizes)
+        to_hidden, to_scale, active = pieces.scaled_swiglu_back(to_active, hidden, scale)
+        to_down = _grouped_weights(grad, active, sizes, down)
+        to_gate_up = _grouped_weights(to_hidden, inputs, sizes, gate_up)
+        to_x = pieces.sum_places(_grouped(to_hidden, gate_up, sizes), places, k)
+        return to_x, to_gate_up, to_down, to_scale.index_select(0, places).view(-1, k), None, None
 
 
-def _grouped(x: Tensor, matrices: Tensor, ends: list[int], out: Tensor) -> None:
-    """out[a:b] = x[a:b] @ matrices[e], where the rows of expert e end at ends[e]."""
-    start = 0
-    for end, matrix in zip(ends, matrices, strict=True):
-        if end > start:
-            torch.mm(x[start:end], matrix, out=out[start:end])
-        start = end
+def experts(
+    x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, order: Tensor, counts: Tensor
+) -> Tensor:
+    """Weighted sum of experts' results for each token [N, d].
+
+    Args:
+        x: tokens [N, d].
+        gate_up: experts' first matrices [E, 2F, d].
+        down: their last matrices [E, d, F].
+        weights: of each token's experts [N, k].
+        order, counts: what `by_expert` made of the tokens' experts.
+    """
+    device = x.device.type
+    if not torch.is_autocast_enabled(device):
+        return _Experts.apply(x, gate_up, down, weights, order, counts)
+    low = torch.get_autocast_dtype(device)
+    with torch.autocast(device, enabled=False):
+        given = (t.to(low) for t in (x, gate_up, down, weights))
+        return _Experts.apply(*given, order, counts)
 
 
-def _grouped_weights(grad: Tensor, x: Tensor, ends: list[int], out: Tensor) -> None:
-    """out[e] = grad[a:b].T @ x[a:b]: zeros where an expert has no tokens."""
-    start = 0
-    for end, matrix in zip(ends, out, strict=True):
-        torch.mm(grad[start:end].T, x[start:end], out=matrix)
-        start = end
+def by_expert(chosen: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
+    """Places of `chosen` [N, k], flattened, sorted by expert, then by place: order [N k]; and how many each
+    expert has [E]."""
+    like = torch.empty(0, device=chosen.device)  # what is compiled asks for floats
+    return _pieces(like).by_expert(chosen, n_experts)
 
 
-def _sum_places(rows: Tensor, places: Tensor, k: int) -> Tensor:
-    """Sum of the rows of each token [N, d], which lie at its k places."""
-    back = rows.index_select(0, places)
-    return back if k == 1 else back.view(-1, k, rows.shape[1]).sum(1)
+def _pieces(x: Tensor) -> Any:
+    """Compiled code where it can be had."""
+    return native_moe if native.usable(x) else plain_moe
+
+
+def _grouped(x: Tensor, matrices: Tensor, sizes: list[int]) -> Tensor:
+    """The rows of each expert, `sizes` of them, times its matrix [rows, columns] of `matrices`."""
+    out = x.new_empty(len(x), matrices.shape[2])
+    for rows, matrix, to in zip(x.split(sizes), matrices.unbind(), out.split(sizes), strict=True):
+        torch.mm(rows, matrix, out=to)
+    return out
+
+
+def _grouped_weights(grad: Tensor, x: Tensor, sizes: list[int], like: Tensor) -> Tensor:
+    """Gradient to the matrices `like`: of each expert its rows of `grad`, transposed, times those of x."""
+    out = torch.empty_like(like)
+    for above, rows, to in zip(grad.split(sizes), x.split(sizes), out.unbind(), strict=True):
+        torch.mm(above.T, rows, out=to)
+    return out
 
 
 class MoE(nn.Module):
@@ -137,31 +144,22 @@ class MoE(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x [N, d_model] -> [N, d_model]."""
         weights, chosen = self.route(x)
-        order, counts = by_expert(chosen, self.cfg.n_experts)
-        ends = counts.cumsum(0).tolist()
-        out = _Experts.apply(x, self.gate_up, self.down, weights, order, ends)
+        out = experts(x, self.gate_up, self.down, weights, *by_expert(chosen, self.cfg.n_experts))
         return out if self.shared is None else out + self.shared(x)
 
     def route(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Weights and indices of each token's experts [N, k] for x [N, d_model]."""
         cfg = self.cfg
+        # Roll-outs and scoring between updates say nothing about the balance of training.
+        learns = self.training and torch.is_grad_enabled()
+        watched = learns and bool(cfg.router_z_loss or (cfg.balance == "aux" and cfg.aux_loss))
+        how = cfg.experts_per_token, cfg.scoring == "softmax", cfg.norm_topk, cfg.routed_scale, watched
         logits = self.router(x)
-        scores = logits.softmax(-1) if cfg.scoring == "softmax" else logits.sigmoid()
-        with torch.no_grad():
-            chosen = (scores + self.bias).topk(cfg.experts_per_token, -1, sorted=False).indices
-        weights = scores.gather(1, chosen)
-        if cfg.norm_topk:
-            weights = weights / weights.sum(1, keepdim=True)
-        if cfg.routed_scale != 1:
-            weights = weights * cfg.routed_scale
-        self.auxiliary = self._watch(logits, scores, chosen) if self._learns() else None
+        weights, chosen, shares, log_z = _pieces(logits).route(logits, self.bias, *how)
+        self.auxiliary = self._watch(chosen, shares, log_z) if learns else None
         return weights, chosen
 
-    def _learns(self) -> bool:
-        """Roll-outs and scoring between updates say nothing about the balance of training."""
-        return self.training and torch.is_grad_enabled()
-
-    def _watch(self, logits: Tensor, scores: Tensor, chosen: Tensor) -> Tensor | None:
+    def _watch(self, chosen: Tensor, shares: Tensor, log_z: Tensor) -> Tensor | None:
         """Count the load; the sum of the auxiliary losses.
 
         Load balancing: E times the product of an expert's share of the assignments and its mean share of the
@@ -170,14 +168,13 @@ class MoE(nn.Module):
         eq. 19). Router z-loss: the mean squared log-sum-exp of the logits (ST-MoE, arXiv 2202.08906, eq. 5).
         """
         cfg = self.cfg
-        counts = across_processes(torch.bincount(chosen.flatten(), minlength=cfg.n_experts).to(scores.dtype))
+        counts = across_processes(torch.bincount(chosen.flatten(), minlength=cfg.n_experts).to(shares.dtype))
         self.load += counts
         losses = []
         if cfg.balance == "aux" and cfg.aux_loss:
-            shares = scores if cfg.scoring == "softmax" else scores / scores.sum(1, keepdim=True)
-            losses.append((shares.mean(0) * counts).sum() * (cfg.aux_loss * cfg.n_experts / counts.sum()))
+            losses.append((shares * counts).sum() * (cfg.aux_loss * cfg.n_experts / counts.sum()))
         if cfg.router_z_loss:
-            losses.append(logits.logsumexp(1).square().mean() * cfg.router_z_loss)
+            losses.append(log_z.square().mean() * cfg.router_z_loss)
         return torch.stack(losses).sum() if losses else None
 
     @torch.no_grad()
@@ -234,12 +231,6 @@ def expert_load(model: nn.Module, ids: Tensor, batch: int = 32) -> dict[str, lis
         "max_over_mean": [float(s.max() * len(s)) for s in shares],
         "dead": [float((s * len(s) < DEAD).double().mean()) for s in shares],
     }
-
-
-def by_expert(chosen: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
-    """Places of `chosen` [N, k], flattened, sorted by expert and then by place; tokens per expert [E]."""
-    flat = chosen.flatten()
-    return flat.argsort(stable=True), torch.bincount(flat, minlength=n_experts)
 
 
 def across_processes(counts: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Compile `native.cpp` once per machine and load it, or say that it cannot be had.
+"""Compile the `native*.cpp` once per machine and load them, or say that they cannot be had.
 
 A compiler (`g++`, `clang++` or what CXX names) is all it needs. It takes two seconds once; the library stays
 in the cache folder under a name made of source, flags, compiler and processor. Without one, on Windows,
@@ -19,7 +19,8 @@ from pathlib import Path
 
 from flopwise.data.carriers import cache_folder
 
-SOURCE = Path(__file__).with_name("native.cpp")
+HERE = Path(__file__).parent
+SOURCES = [HERE / name for name in ("native.cpp", "native_moe.cpp", "native.h")]
 FLAGS = (
     "-std=c++20", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math",
     "-fPIC", "-shared",
@@ -49,7 +50,7 @@ def library() -> ctypes.CDLL | None:
 
 def _fingerprint(compiler: str) -> str:
     """Changes with whatever the compiled code depends on: a home folder may be shared by unlike machines."""
-    parts = [SOURCE.read_bytes(), repr(FLAGS).encode(), compiler.encode()]
+    parts = [*(path.read_bytes() for path in SOURCES), repr(FLAGS).encode(), compiler.encode()]
     parts.append(repr(os.stat(compiler).st_mtime_ns).encode())
     try:
         with open("/proc/cpuinfo", "rb") as f:
@@ -65,7 +66,7 @@ def _build(compiler: str, path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         subprocess.run(
-            [compiler, *FLAGS, "-o", str(made), str(SOURCE)],
+            [compiler, *FLAGS, "-o", str(made), *(str(path) for path in SOURCES if path.suffix == ".cpp")],
             check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             timeout=TIME_LIMIT_S,
         )  # fmt: skip
