@@ -120,10 +120,10 @@ def read(path: Path) -> Tuning:
     """
     try:
         found = json.loads((path / TUNING_FILE).read_text(encoding="utf-8"))
-        return Tuning.from_dict({name: value for name, value in found.items() if name != "runs"})
-    except (OSError, ValueError, KeyError, TypeError) as e:
+        return Tuning.from_dict({k: v for k, v in found.items() if k not in ("curves", "runs")})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
         raise FlopwiseError(
-            f"tuning: {path / TUNING_FILE} cannot be read ({type(e).__name__}); run it again"
+            f"tuning: {path / TUNING_FILE} cannot be read ({type(e).__name__}); delete it and run again"
         ) from e
 
 
