@@ -17,7 +17,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from flopwise.errors import FlopwiseError
-from flopwise.models.moe import MoE, _Experts, by_expert
+from flopwise.models.moe import MoE, by_expert, experts
 from flopwise.models.transformer import Transformer
 from flopwise.train import shards
 from flopwise.train.shards import Rows
@@ -82,10 +82,10 @@ class SplitMoE(MoE):
         asked = _exchange(counts, [len(c) for c in to], [self.rows.count] * W).view(W, -1)
         sent, got = [int(c.sum()) for c in to], asked.sum(1).tolist()
         rows = _Exchange.apply(x[order.div(k, rounding_mode="floor")], sent, got)
-        experts = torch.arange(self.rows.count, device=x.device).repeat(W)
-        here, tokens = by_expert(experts.repeat_interleave(asked.flatten())[:, None], self.rows.count)
+        places = torch.arange(self.rows.count, device=x.device).repeat(W)
+        places = places.repeat_interleave(asked.flatten())[:, None]
         ones = rows.new_ones(len(rows), 1)
-        done = _Experts.apply(rows, self.gate_up, self.down, ones, here, tokens.cumsum(0).tolist())
+        done = experts(rows, self.gate_up, self.down, ones, *by_expert(places, self.rows.count))
         back = _Exchange.apply(done, got, sent)
         out = torch.empty_like(back).index_copy(0, order, back)
         out = (out.view(-1, k, x.shape[1]) * weights[:, :, None]).sum(1)

@@ -216,11 +216,11 @@ def _update(
 ) -> dict[str, float]:
     """One forward, backward, clip and step; returns what is worth logging."""
     mine, share = team.share(batch)
-    loss, logs = team.loss(objective, model, mine)
-    value, logs = team.total(loss.item(), logs, share)
+    loss, value, logs = team.loss(objective, model, mine, share)
+    value, logs = team.total(value, logs, share)
     if not math.isfinite(value):
         raise FlopwiseError(f"loss is {value} at step {step}; lower the learning rate or check the data")
-    (loss if share == 1.0 else loss * share).backward()
+    loss.backward()
     team.join_gradients(model)
     norm = float(optimiser.clip(clip))
     if not math.isfinite(norm):

@@ -126,7 +126,8 @@ class Optimiser:
 
     def zero_grad(self) -> None:
         """Clear gradients; the matrices' gradients keep their memory, which the stacks view."""
-        torch._foreach_zero_([p.grad for p in self.matrices if p.grad is not None])
+        if self.matrices:
+            torch._foreach_zero_([p.grad for p in self.matrices if p.grad is not None])
         self.adam.zero_grad(set_to_none=True)
 
     @torch.no_grad()

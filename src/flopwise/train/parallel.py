@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -36,6 +36,14 @@ class Steps(Protocol):
     def clip(self, limit: float) -> Tensor: ...
     def state(self) -> dict[str, Tensor]: ...
     def load_state(self, tensors: dict[str, Tensor]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a process's means count among W: W n_r / n over what is `learned`, and over all `tokens`."""
+
+    learned: float = 1.0
+    tokens: float = 1.0
 
 
 class Team:
@@ -91,45 +99,52 @@ class Team:
 
         return split(model, make_optimiser)
 
-    def share(self, batch: Batch) -> tuple[Batch, float]:
-        """This process's rows on its device, and what its mean counts: W n_r / n.
+    def share(self, batch: Batch) -> tuple[Batch, Share]:
+        """This process's rows on its device, and what its means count.
 
         Raises:
             FlopwiseError: fewer rows than processes.
         """
         if self.size == 1:
-            return _map(batch, lambda t: t.to(self.device)), 1.0
+            return _map(batch, lambda t: t.to(self.device)), Share()
         n_rows = len(batch.ids)
         if n_rows < self.size:
             raise FlopwiseError(
                 f"a batch of {n_rows} sequences cannot be split over {self.size} processes; raise batch_size"
             )
         mine = _map(batch, lambda t: t[self.rank :: self.size].to(self.device))
-        return mine, self.size * _n_learned(mine) / _n_learned(batch)
+        learned = self.size * _n_learned(mine) / _n_learned(batch)
+        return mine, Share(learned, self.size * len(mine.ids) / n_rows)
 
-    def loss(self, objective: Objective, model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The objective on this process's rows."""
+    def loss(
+        self, objective: Objective, model: Transformer, batch: Batch, share: Share
+    ) -> tuple[Tensor, float, dict[str, float]]:
+        """The objective on this process's rows: what to walk back from, its value, what to log."""
         with self.autocast():
-            if self.size == 1 or self.settings.parallel != "ddp":
-                return objective(model, batch)
+            if self.size == 1:
+                loss, logs = objective(model, batch)
+                return loss, loss.item(), logs
+            if self.settings.parallel != "ddp":
+                return _weighted(objective, model, batch, share)
             if self._reducer is None:
                 from torch.nn.parallel import DistributedDataParallel
 
                 # Gradients are summed in buckets while the backward pass still goes on.
                 self._reducer = DistributedDataParallel(_Loss(model))
-            loss, logs = self._reducer(objective, batch)
-            return loss, logs
+            out: tuple[Tensor, float, dict[str, float]] = self._reducer(objective, batch, share)
+            return out
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
         return precision.autocast(self.precision, self.device)
 
-    def total(self, value: float, logs: dict[str, float], share: float) -> tuple[float, dict[str, float]]:
+    def total(self, value: float, logs: dict[str, float], share: Share) -> tuple[float, dict[str, float]]:
         """Loss and logged values of the whole batch, the same in every process."""
         if self.size == 1:
             return value, logs
         names = sorted(logs)
-        sums = torch.tensor([value, *(logs[n] for n in names)], dtype=torch.float64) * (share / self.size)
+        sums = torch.tensor([value, *(logs[n] for n in names)], dtype=torch.float64)
+        sums *= share.learned / self.size
         dist.all_reduce(sums)
         out = sums.tolist()
         return out[0], dict(zip(names, out[1:], strict=True))
@@ -191,8 +206,23 @@ class _Loss(nn.Module):
         """None: buffers follow from what is the same everywhere, and need not be sent round at each step."""
         return iter(())
 
-    def forward(self, objective: Objective, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        return objective(self.model, batch)
+    def forward(
+        self, objective: Objective, batch: Batch, share: Share
+    ) -> tuple[Tensor, float, dict[str, float]]:
+        return _weighted(objective, self.model, batch, share)
+
+
+def _weighted(
+    objective: Objective, model: Transformer, batch: Batch, share: Share
+) -> tuple[Tensor, float, dict[str, float]]:
+    """The loss as it counts in the batch's; auxiliary losses are means over tokens, learned or not."""
+    loss, logs = objective(model, batch)
+    value = loss.item()
+    loss = loss * share.learned
+    auxiliary = model.auxiliary_loss()
+    if auxiliary is not None and share.tokens != share.learned:
+        loss = loss + auxiliary * (share.tokens - share.learned)
+    return loss, value, logs
 
 
 def _map(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
