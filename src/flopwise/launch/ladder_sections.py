@@ -214,11 +214,12 @@ class LawEntry(Section):
 
     `fit`: forms compete to predict the held-out run. `isoflop`: compute-optimal size from curves of equal
     compute, with parameters and FLOPs counted both ways. `factor`: how much less compute `variants` need than
-    `against` for the same loss.
+    `against` for the same loss. `rates`: the best learning rate and batch by size and tokens, from variants
+    that sweep them.
     """
 
     name: Name = "law"
-    method: Literal["fit", "isoflop", "factor"] = "fit"
+    method: Literal["fit", "isoflop", "factor", "rates"] = "fit"
     candidates: list[str] = Field(default=["chinchilla", "coupled", "broken"])
     """Names of laws, or formulas: `loss = E + A / N^a`."""
     target: str = "loss"
@@ -256,5 +257,5 @@ class TrainSection(Section):
     compile: Literal["auto", "on", "off"] = "off"
     processes: Annotated[int, Field(ge=1, le=4096)] = 1
     parallel: Literal["ddp", "fsdp", "ep"] = "ddp"
-    ensemble: Literal["auto", "on", "off"] = "auto"
-    """Whether repeats of one shape are trained together as one batched model."""
+    ensemble: Literal["auto", "off"] = "auto"
+    """Whether runs of one shape are trained together as one batched model, where that is faster here."""

@@ -43,6 +43,7 @@ class LadderExpansion:
             out[name] = Plan(
                 ladder, vocab_size(data.model_dump()), mixture, variant=name, data=self._data(name, data),
                 prefix=f"{name}-" if len(recipe.names) > 1 else "", train=train,
+                ensemble=recipe.train.ensemble != "off",
             )  # fmt: skip
         return out
 
@@ -136,17 +137,21 @@ class LadderExpansion:
                 Step(
                     name=f"law-{law.name}", kind="fit", method="pretraining_law", seed=self.recipe.seed,
                     references=used | self._tuned(), seconds=6.0, run=LAW,
-                    spec=law.model_dump(exclude={"variants"}) | {"held_out": self._asked(law, held_out)},
+                    spec=law.model_dump(exclude={"variants"}) | self._more(law, wanted, held_out),
                 )
             )  # fmt: skip
 
     def _tuned(self) -> dict[str, str]:
         return {"tuning": "tuning"} if self.recipe.tuning else {}
 
-    def _asked(self, law: LawEntry, held_out: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if law.method != "fit":
-            return []
-        return [held for held in held_out if not law.variants or held["variant"] in law.variants]
+    def _more(self, law: LawEntry, variants: set[str], held_out: list[dict[str, Any]]) -> dict[str, Any]:
+        """What a question needs beside the recipe's words."""
+        if law.method == "rates":
+            ladder = self.plans[min(variants)].ladder
+            hidden = {"muon": "muon", "adamw": "adam"}[ladder.optimiser]
+            return {"held_out": [], "seq_len": ladder.seq_len, "rate": getattr(ladder.rates, hidden)}
+        wanted = [h for h in held_out if not law.variants or h["variant"] in law.variants]
+        return {"held_out": wanted if law.method == "fit" else []}
 
     def verify(self, held_out: list[str]) -> None:
         """Predicted beside measured."""

@@ -15,7 +15,7 @@ from flopwise.flops.count import score_flops
 from flopwise.models.transformer import Transformer
 
 if TYPE_CHECKING:
-    from flopwise.data.prepare import PreparedData
+    from flopwise.data.prepared import PreparedData
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flopwise.launch.ladder_sections import LadderSection
     from flopwise.pretrain.rules import Values
 
+PIECE = "flopwise.pretrain.piece"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -40,6 +42,8 @@ class Plan:
     prefix: str = ""
     references: dict[str, str] = field(default_factory=dict)
     train: dict[str, Any] = field(default_factory=dict)
+    ensemble: bool = True
+    """Whether pieces of one shape may be trained together, where that is faster."""
 
     @property
     def tokens_per_step(self) -> int:
@@ -134,8 +138,9 @@ def ladder_steps(
             name=plan.prefix + name, kind="pretrain", method=method, seed=seed, after=after, spec=spec,
             parents={"data": plan.data} | ({"init": plan.prefix + init} if init else {}),
             references=plan.references, flops=(last - first) * flops_per_step, seconds=seconds(cfg, tokens),
-            run="flopwise.pretrain.piece:run_step", n_params=n_params, tokens=tokens,
-            flops_6nd=six_nd(cfg, tokens),
+            run=f"{PIECE}:run_step", n_params=n_params, tokens=tokens,
+            flops_6nd=six_nd(cfg, tokens), gang=gang(plan.variant, method, spec) if plan.ensemble else None,
+            run_group=f"{PIECE}:run_group", group_size=f"{PIECE}:group_size",
         )  # fmt: skip
 
     steps: list[Step] = []
@@ -159,6 +164,15 @@ def ladder_steps(
         steps.append(piece(branch, "cooldown", branch_at, total, trunk, decay_from))
         previous, at = trunk, branch_at
     return steps
+
+
+def gang(variant: str, method: str, spec: dict[str, Any]) -> str | None:
+    """What pieces that may be trained together have in common; None for those that must run alone."""
+    cfg = spec["model"]
+    if cfg["n_experts"] or spec.get("train"):
+        return None  # experts are not stacked; several processes, bf16 and compiling have ways of their own
+    same = (cfg["d_model"], spec["batch_size"], spec["seq_len"], spec["optimiser"], spec["z_loss"])
+    return "-".join(map(str, (variant, method, *same)))
 
 
 def branch_name(width: int, budget: int, seed: int) -> str:

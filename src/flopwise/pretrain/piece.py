@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from flopwise.flops.count import count_params, six_nd
@@ -11,60 +12,145 @@ from flopwise.models.config import ModelConfig
 
 if TYPE_CHECKING:
     from flopwise.data.mixture import Mixture
-    from flopwise.data.prepare import PreparedData
+    from flopwise.data.prepared import PreparedData
     from flopwise.models.transformer import Transformer
     from flopwise.pretrain.evaluate import HeldOutLoss
     from flopwise.records.folder import RunFolder
     from flopwise.records.record import Metric
+    from flopwise.train.loop import Counters
+    from flopwise.train.objectives import Batch
+    from flopwise.train.optim import Optimiser
+    from flopwise.train.parallel import Team
+    from flopwise.train.schedule import WSD
+
+
+@dataclass
+class Run:
+    """A piece made ready to train: everything but the steps themselves."""
+
+    folder: RunFolder
+    cfg: ModelConfig
+    data: PreparedData
+    mixture: Mixture
+    team: Team
+    model: Transformer
+    optimiser: Optimiser
+    rate_factor: float
+
+    def next_batch(self, step: int) -> Batch:
+        """The global batch of a step, which depends on the step and the seed alone."""
+        import torch
+
+        from flopwise.train.objectives import Batch
+
+        spec = self.folder.spec
+        rows = self.mixture.batch(step, spec["batch_size"], spec["seq_len"], self.folder.seed)
+        ids = torch.from_numpy(rows)
+        return Batch(ids[:, :-1], ids[:, 1:])
+
+    @property
+    def schedule(self) -> WSD:
+        """Constant along the trunk, falling along a branch."""
+        from flopwise.train.schedule import WSD
+
+        spec = self.folder.spec
+        falls = spec.get("decay_from")
+        return WSD(spec["warmup_steps"], falls, None if falls is None else spec["last_step"])
+
+
+def prepare(folder: RunFolder, parents: dict[str, RunFolder]) -> Run:
+    """Model, optimiser and data of a piece, with the state that its trunk left.
+
+    Raises:
+        FlopwiseError: data and model do not fit each other, or the model does not fit this machine.
+    """
+    from flopwise.data.prepared import PreparedData, check_fits
+    from flopwise.models.transformer import Transformer
+    from flopwise.pretrain.tuning import tuned_factor
+    from flopwise.train import checkpoint
+    from flopwise.train.optim import Optimiser, Rates
+    from flopwise.train.parallel import Team
+    from flopwise.train.settings import Settings
+
+    spec = folder.spec
+    cfg, settings = ModelConfig(**spec["model"]), Settings.from_dict(spec.get("train"))
+    data = PreparedData(parents["data"].path)
+    check_fits(data, cfg)
+    factor = spec["rate_factor"] * tuned_factor(parents.get("tuning"), cfg.d_model)
+    rates = Rates(**spec["rates"], optimiser=spec["optimiser"]).scaled(factor)
+    team = Team.join(settings)
+    model, optimiser = team.place(
+        Transformer(cfg).initialise(folder.seed), lambda placed: Optimiser(placed, rates)
+    )
+    if "init" in parents:
+        checkpoint.load(parents["init"].path / checkpoint.STATE_FILE, model, optimiser)
+    mixture = data.mixture(spec["mixture"], spec["unique_tokens"])
+    return Run(folder, cfg, data, mixture, team, model, optimiser, factor)
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
     """Train one piece of trunk or one cooldown branch; branches are evaluated on held-out data."""
-    import torch
-
-    from flopwise.data.prepare import PreparedData
-    from flopwise.models import hf
-    from flopwise.models.transformer import Transformer
-    from flopwise.pretrain.tuning import tuned_factor
-    from flopwise.train import checkpoint
     from flopwise.train.loop import train
-    from flopwise.train.objectives import Batch, language_model
-    from flopwise.train.optim import Optimiser, Rates
-    from flopwise.train.schedule import WSD
+    from flopwise.train.objectives import language_model
 
-    spec = folder.spec
-    cfg = ModelConfig(**spec["model"])
-    data = PreparedData(parents["data"].path)
-    seed = folder.seed
-    factor = spec["rate_factor"] * tuned_factor(parents.get("tuning"), cfg.d_model)
-    rates = Rates(**spec["rates"], optimiser=spec["optimiser"]).scaled(factor)
-    model = Transformer(cfg).initialise(seed)
-    optimiser = Optimiser(model, rates)
-    if "init" in parents:
-        checkpoint.load(parents["init"].path / checkpoint.STATE_FILE, model, optimiser)
-    mixture = data.mixture(spec["mixture"], spec["unique_tokens"])
-    B, T = spec["batch_size"], spec["seq_len"]
-
-    def next_batch(step: int) -> Batch:
-        rows = torch.from_numpy(mixture.batch(step, B, T, seed))
-        return Batch(rows[:, :-1], rows[:, 1:])
-
-    first, last = spec["first_step"], spec["last_step"]
-    schedule = WSD(spec["warmup_steps"], spec.get("decay_from"), last if "decay_from" in spec else None)
+    run, spec = prepare(folder, parents), folder.spec
     counters = train(
-        model, optimiser, next_batch, language_model(spec["z_loss"]), schedule, folder,
-        first_step=first, last_step=last, progress=lambda f: progress(0.97 * f),
+        run.model, run.optimiser, run.next_batch, language_model(spec["z_loss"]), run.schedule, folder,
+        first_step=spec["first_step"], last_step=spec["last_step"], progress=lambda f: progress(0.97 * f),
+        team=run.team,
     )  # fmt: skip
+    conclude(run, counters)
+
+
+def run_group(
+    folders: list[RunFolder], parents: list[dict[str, RunFolder]], progress: Callable[[int, float], None]
+) -> Iterator[tuple[int, Exception | None]]:
+    """Pieces of one shape, trained together as a batched model; each ends as it would alone, to the bit."""
+    from flopwise.train.ensemble import Member, train_group
+
+    runs = [prepare(folder, inputs) for folder, inputs in zip(folders, parents, strict=True)]
+    members = [
+        Member(
+            run.model, run.optimiser, run.next_batch, run.schedule, run.folder,
+            run.folder.spec["first_step"], run.folder.spec["last_step"],
+        )
+        for run in runs
+    ]  # fmt: skip
+    z_loss = folders[0].spec["z_loss"]
+    for ended in train_group(members, z_loss=z_loss, progress=lambda i, f: progress(i, 0.97 * f)):
+        if ended.error is None:
+            conclude(runs[ended.index], ended.counters, ended.together)
+        yield ended.index, ended.error
+
+
+def group_size(spec: dict[str, Any], n: int) -> int:
+    """How many of `n` such pieces this machine trains faster together; 1: none."""
+    from flopwise.train.group_size import best_size
+
+    return best_size(ModelConfig(**spec["model"]), spec["batch_size"], spec["seq_len"], n)
+
+
+def conclude(run: Run, counters: Counters, together: int = 1) -> None:
+    """What a trained piece leaves: its state for the pieces after it, or its model and the held-out loss."""
+    from flopwise.models import hf
+    from flopwise.train import checkpoint
+
+    folder, cfg, spec = run.folder, run.cfg, run.folder.spec
     metrics: dict[str, Metric] = {}
     extra: dict[str, Any] = {}
-    if folder.method == "cooldown":
-        metrics, extra = measure(model, data, spec)
-        hf.save(model, folder.path / "model", data.tokenizer)
-        (folder.path / checkpoint.STATE_FILE).unlink(missing_ok=True)
-    else:
+    state = folder.path / checkpoint.STATE_FILE
+    if folder.method != "cooldown":
         # Children start from optimiser and weights alike.
-        checkpoint.save(folder.path / checkpoint.STATE_FILE, model, optimiser, vars(counters))
+        checkpoint.save(state, run.model, run.optimiser, vars(counters))
+    model = run.team.whole(run.model)
+    if not run.team.leads:
+        return
+    if folder.method == "cooldown":
+        metrics, extra = measure(model, run.data, spec)
+        hf.save(model, folder.path / "model", run.data.tokenizer)
+        state.unlink(missing_ok=True)
     params = count_params(cfg)
+    B, T, first, last = (spec[key] for key in ("batch_size", "seq_len", "first_step", "last_step"))
     folder.finish(
         metrics=metrics,
         spend=counters.spend(),
@@ -72,12 +158,14 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
             "n_params_total": params.total, "n_params_active": params.active,
             "n_params_non_embedding": params.non_embedding, "architecture": cfg.to_dict(),
         },
-        data=data_seen(data, mixture, spec),
+        data=data_seen(run.data, run.mixture, spec),
         extra={
-            "width": cfg.d_model, "variant": spec["variant"], "batch_size": B, "rate_factor": factor,
-            "optimiser": spec["optimiser"], "six_nd": six_nd(cfg, (last - first) * B * T),
-            "held_out": spec["held_out"], "unique_tokens": spec["unique_tokens"],
-            "epochs": mixture.epochs(last, B, T), **extra,
+            "width": cfg.d_model, "variant": spec["variant"], "batch_size": B, "seq_len": T,
+            "rate_factor": run.rate_factor, "optimiser": spec["optimiser"],
+            "six_nd": six_nd(cfg, (last - first) * B * T), "held_out": spec["held_out"],
+            "unique_tokens": spec["unique_tokens"], "epochs": run.mixture.epochs(last, B, T),
+            "training": run.team.disclosed(), **({"trained_together": together} if together > 1 else {}),
+            **extra,
         },
     )  # fmt: skip
 

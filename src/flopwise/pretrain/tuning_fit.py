@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from flopwise.laws.quantiles import stdtrit
 
 WITHIN = 0.1
 """Runs whose loss is farther than this share above a rung's lowest are left out: there it is no quadratic."""
+DIVERGED = 0.5
+"""Where fewer than four rates are left, the four best count as far as this."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,8 @@ class Tuning:
         rungs = [Rung(**opened(r | {"batch": r["batch"] and tuple(r["batch"])})) for r in d["rungs"]]
         low, high = d["interval"]
         ends = (low, math.inf if high is None else high)
-        return cls(**opened(d) | {"rungs": rungs, "interval": ends})
+        known = {f.name for f in fields(cls)}  # the file holds the curves as well
+        return cls(**{n: v for n, v in opened(d).items() if n in known} | {"rungs": rungs, "interval": ends})
 
 
 def _finite(value: Any) -> Any:
@@ -149,8 +152,16 @@ def _by_width(rows: list[Mapping[str, Any]]) -> dict[int, tuple[Array, Array, Ar
     out = {}
     for width in sorted({int(r["width"]) for r in rows}):
         own = [r for r in rows if int(r["width"]) == width and 0 < float(r["loss"] or 0) < math.inf]
-        lowest = min((float(r["loss"]) for r in own), default=0.0)
-        own = [r for r in own if r["loss"] <= (1 + WITHIN) * lowest]
+        best = {}
+        for r in own:
+            best[r["rate_factor"]] = min(r["loss"], best.get(r["rate_factor"], math.inf))
+        lowest = min(best.values(), default=0.0)
+        four = sorted(best, key=lambda rate: best[rate])[:4]
+        own = [
+            r for r in own
+            if r["loss"] <= (1 + WITHIN) * lowest
+            or (r["rate_factor"] in four and r["loss"] <= (1 + DIVERGED) * lowest)
+        ]  # fmt: skip
         if own:
             u, v, y = (np.log([float(r[n]) for r in own]) for n in ("rate_factor", "batch_size", "loss"))
             x = np.stack([u, v]) if len(np.unique(v)) > 2 else u[None]
