@@ -204,9 +204,22 @@ def _law(entry: dict[str, Any], files: dict[str, str]) -> str:
             for c in entry["comparison"]
         ]  # fmt: skip
         text += "\n" + table(head, rows)
+    if entry["optima"]:
+        rows = [
+            [count(o["N"]), count(o["D"]), _relative(o, "lr"), _relative(o, "batch"), plain(o["loss"], 4)]
+            for o in entry["optima"]
+        ]
+        head = ["N", "D", "best rate (relative error)", "best batch, tokens (relative error)", "loss there"]
+        text += "\nBest settings of each size and budget:\n\n" + table(head, rows)
     if entry["notes"]:
         text += "\n" + "\n".join(f"- {note}" for note in entry["notes"]) + "\n"
     return text
+
+
+def _relative(row: dict[str, Any], name: str) -> str:
+    if row[name] is None:
+        return ""
+    return f"{general(row[name])} (± {percent(row[f'{name}_se'], None, 0)})"
 
 
 def _matched(c: dict[str, Any]) -> str:

@@ -245,3 +245,12 @@ def test_figures_of_nothing_are_none() -> None:
     assert figures_ladder.residuals(empty, False) is None
     assert figures_rungs.isoflop({"budgets": []}, False) is None
     assert figures_rungs.tuning({"curves": [], "rate_factor": None}, False) is None
+
+
+def test_best_rates_are_shown(ladder: Any, tmp_path: Path) -> None:
+    copy = shutil.copytree(ladder.root, tmp_path / "runs")
+    rows = [{"N": 24576, "D": 1e6, "lr": 0.0123, "lr_se": 0.1, "loss": 2.5, "runs": 4}, {"N": "many"}]
+    (copy / ladder.ids["law-iso"] / "rates.json").write_text(json.dumps({"optima": rows}))
+    text = build(copy, tmp_path / "report.html").read_text()
+    assert "Best settings of each size and budget" in text
+    assert "0.0123<small>± 10%</small>" in text

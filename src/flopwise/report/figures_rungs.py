@@ -25,7 +25,7 @@ def isoflop(section: dict[str, Any], narrow: bool) -> Plot | None:
     plot = Plot(
         log_axis(
             [q["N"] for b in budgets for q in b["points"]],
-            "parameters N, non-embedding (log)",
+            "parameters N (log)",
             tick,
             3 if narrow else 7,
         ),

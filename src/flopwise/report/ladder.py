@@ -46,7 +46,7 @@ _EMPTY: dict[str, Any] = {
     "law": None, "target": "loss", "formula": None, "status": None, "points": [], "variants": [],
     "curves": [], "fit": None, "predictions": [], "candidates": [], "chosen": None, "reasons": [],
     "comparison": [], "verification": [], "notes": [],
-    "variables": [], "line": None,
+    "variables": [], "line": None, "optima": [],
 }  # fmt: skip
 
 
@@ -104,7 +104,8 @@ def _ladder(runs: Runs, step: RunRecord, tests: list[dict[str, Any]], alone: boo
         "chosen": choice.get("chosen"), "reasons": _sentences(choice.get("reasons")),
         "verification": _mine(runs, tests, step, spec, predictions, alone),
         "notes": _sentences(runs.json(step, "notes.json")),
-        "comparison": _comparison(runs.json(step, "comparison.json")), "missing": missing,
+        "comparison": _comparison(runs.json(step, "comparison.json")),
+        "optima": _optima(runs.json(step, "rates.json")), "missing": missing,
     }  # fmt: skip
     if (runs.folder(step) / "fit.json").is_file() or predictions or choice:
         _fitted(runs.folder(step) / "fit.json", out, rows)
@@ -190,6 +191,13 @@ def _comparison(content: Any) -> list[dict[str, Any]]:
         for name, row in rows
         if isinstance(row, dict) and number(row.get("factor")) is not None
     ]
+
+
+def _optima(content: Any) -> list[dict[str, float | None]]:
+    """Rows of rates.json: the best rate, and batch, of each size and budget, with errors of their logs."""
+    rows = content.get("optima") if isinstance(content, dict) else None
+    keys = ("N", "D", "lr", "lr_se", "batch", "batch_se", "loss", "runs")
+    return [{k: number(row.get(k)) for k in keys} for row in rows or [] if isinstance(row, dict)]
 
 
 def _fitted(path: Any, out: dict[str, Any], rows: list[dict[str, Any]]) -> None:
