@@ -271,7 +271,7 @@ MEDIA: dict[str, Media] = {
     ),
     "motions": Media(
         "sensor", AEON, ARCHIVE, "80 recordings of a smart watch, 6 channels (BasicMotions)",
-        archived("BasicMotions"), options={"channels": 6, "classes": 4},
+        archived("BasicMotions"), options={"channels": 6, "classes": 4, "binning": "quantile"},
     ),
     "vowels": Media(
         "sensor", AEON, UCI, "640 spoken vowels as 12 cepstral coefficients (JapaneseVowels)",
