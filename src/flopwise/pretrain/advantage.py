@@ -51,11 +51,11 @@ def answer(
         found = advantage([r for r in rows if r["variant"] in (base, other)], base, spec["target"], seed)
         comparison[other] = found
         low, high = found["low"], found["high"]
-        verdict = "less" if low > 1 else "more" if high < 1 else "neither clearly more nor less"
+        verdict = "fewer" if low > 1 else "more" if high < 1 else "not clearly fewer or more"
         notes.append(
             f"{other} needs {1 / found['factor']:.2f} times the FLOPs of {base} for the same "
-            f"{spec['target']} (factor {found['factor']:.2f}, 95% interval {low:.2f} to {high:.2f}): "
-            f"{verdict}"
+            f"{spec['target']} (factor {found['factor']:.2f}, 95% interval {low:.2f} to {high:.2f}: "
+            f"{verdict})"
         )
         if found["matched"]:
             gap = found["matched_mean"]
@@ -74,7 +74,7 @@ def advantage(rows: list[dict[str, Any]], base: str, target: str = "loss", seed:
     from flopwise.laws import fit
 
     table = columns(rows)
-    table = table | {
+    table = {k: v for k, v in table.items() if not k.startswith("N_")} | {
         "N": table["N_flops"], "other": (table["variant"] != base).astype(float),
     }  # fmt: skip
     fitted = fit(factor_law(target), table, cluster="run", seed=seed)

@@ -65,7 +65,7 @@ def _fit(
     noise = seed_noise(table) if spec["target"] == "loss" else None
     if noise is not None:
         choice = replace(choice, fit=carry(choice.fit, noise))
-    notes = _notes(rows, choice, noise, tuned)
+    notes = _notes(table, choice, noise, tuned)
     files: dict[str, Any] = {
         "fit.json": choice.fit.to_dict(), "choice.json": choice.to_dict(), "notes.json": notes
     }  # fmt: skip
@@ -130,6 +130,8 @@ def _at(choice: Choice, values: dict[str, Any]) -> dict[str, float]:
 def renamed(table: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     """The table with `names` (variable of a law: column) in the place of what bears the variable's name.
 
+    Other counts of parameters are left out: with them a fit would ask which is meant.
+
     Raises:
         FlopwiseError: there is no such column.
     """
@@ -137,22 +139,21 @@ def renamed(table: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
         if column not in table:
             known = ", ".join(sorted(k for k in table if k not in ("id", "run", "variant")))
             raise FlopwiseError(f"law: column {column!r:.40} for {variable} is not there; there are {known}")
-    return table | {variable: table[column] for variable, column in names.items()}
+    other_counts = {"N_active", "N_total", "N_embedding", "N_flops"} - set(names.values())
+    kept = {name: values for name, values in table.items() if name not in other_counts}
+    return kept | {variable: table[column] for variable, column in names.items()}
 
 
-def _notes(
-    rows: list[dict[str, Any]], choice: Choice, noise: Noise | None, tuned: Tuning | None
-) -> list[str]:
+def _notes(table: dict[str, Any], choice: Choice, noise: Noise | None, tuned: Tuning | None) -> list[str]:
     """What a reader should know of the table and the fit."""
     notes = [one_line(text, 300) for text in choice.fit.warnings]
-    table = columns(rows)
     if noise is not None:
         notes.append(noise.words)
     if choice.fit.form.target == "loss":
         notes += mistuned(table, choice.fit, tuned)
-    scales = {(row["N"], row["D"]) for row in rows}
+    trunks, places = np.unique(table["run"]), set(zip(table["N"], table["D"], strict=True))
     notes.append(
-        f"{len(rows)} points of {len(np.unique(table['run']))} trunks, {len(scales)} sizes and budgets; "
-        "points of one trunk count as one cluster"
+        f"{len(table['run'])} points of {len(trunks)} trunks, {len(places)} sizes and budgets; points of one "
+        "trunk count as one cluster"
     )
     return notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def observation(record: RunRecord) -> dict[str, Any]:
     """One row from a finished cooldown run.
 
     U: distinct tokens that could be shown, D tokens seen from the trunk's start, C the measured training
-    FLOPs of its lineage; `run` the trunk, which is the cluster: branches of one trunk share its noise.
+    FLOPs of its lineage, H the bytes that D stands for, where there is one source; `run` the trunk, which is the cluster: branches of one trunk share its noise.
     """
     assert record.model is not None and record.data is not None  # pretraining has both
     cfg, extra = ModelConfig(**record.model["architecture"]), record.extra
@@ -57,6 +58,9 @@ def observation(record: RunRecord) -> dict[str, Any]:
         row[name] = metric.value
     if row.get("accuracy") is not None:
         row["error"] = 1 - row["accuracy"]
+    sizes = [metric for name, metric in row.items() if name.startswith("bpb_")]
+    if len(sizes) == 1 and sizes[0]:  # of several sources the bytes depend on their shares
+        row["H"] = D * row["loss"] / (sizes[0] * math.log(2))
     row["loss_se"] = record.metrics["loss"].se
     trunk = f"w{cfg.d_model}-s{record.seed}"
     return row | {"run": trunk if variant == "base" else f"{variant}-{trunk}"}
