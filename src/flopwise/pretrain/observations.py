@@ -43,7 +43,8 @@ def observation(record: RunRecord) -> dict[str, Any]:
     """One row from a finished cooldown run.
 
     U: distinct tokens that could be shown, D tokens seen from the trunk's start, C the measured training
-    FLOPs of its lineage, H the bytes that D stands for, where there is one source; `run` the trunk, which is the cluster: branches of one trunk share its noise.
+    FLOPs of its lineage, H the bytes that D stands for, where there is one source; `run` the trunk, which
+    is the cluster: branches of one trunk share its noise.
     """
     assert record.model is not None and record.data is not None  # pretraining has both
     cfg, extra = ModelConfig(**record.model["architecture"]), record.extra
