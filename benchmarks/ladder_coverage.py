@@ -1,6 +1,6 @@
 """Do a ladder's prediction intervals hold runs at four times its compute? And are mistuned rungs named?
 
-    python -m benchmarks.ladder_coverage [--draws 300] [--out docs/results/ladder_coverage.md]
+    python -m benchmarks.ladder_coverage [--draws 200] [--out docs/results/ladder_coverage.md]
 
 Each draw is a ladder of five widths by three budgets around a known Chinchilla law: one trunk per width,
 whose noise its three branches share, and noise of each branch's own; the two smallest widths are repeated
@@ -153,30 +153,32 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
 def main() -> int:
     """Run what is missing, write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ladder_coverage", description=__doc__)
-    parser.add_argument("--draws", type=int, default=300)
-    parser.add_argument("--chosen", type=int, default=40, help="draws in which the form is chosen, too")
+    parser.add_argument("--draws", type=int, default=200)
+    parser.add_argument("--chosen", type=int, default=20, help="draws in which the form is chosen, too")
     parser.add_argument("--most", type=int, default=99, help="cases in this call")
     parser.add_argument("--out", type=Path, default=Path("docs/results/ladder_coverage.md"))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/ladder_coverage.json"))
     a = parser.parse_args()
     found = json.loads(a.json.read_text()) if a.json.is_file() else {"coverage": [], "mistuned": []}
 
-    def save(what: str) -> None:
-        a.json.write_text(json.dumps(found, indent=1) + "\n")
-        print(found[what][-1], f"{time.process_time():.0f} s", file=sys.stderr, flush=True)
-
     cases = [None, *((w, 0.03) for w in WIDTHS), *((w, 0.05) for w in (WIDTHS[0], WIDTHS[-1]))]
     left = a.most
-    for noise in NOISE:
-        if left and not any(r["noise"] == noise for r in found["coverage"]):
-            found["coverage"] += list(cover(noise, a.draws, a.chosen))
-            save("coverage")
-            left -= 1
-    for bad in cases:
-        if left and not any((r["width"], r["raised"]) == (bad or (0, 0.0)) for r in found["mistuned"]):
-            found["mistuned"].append(named(bad, 200))
-            save("mistuned")
-            left -= 1
+    todo: list[tuple[str, Any]] = [("coverage", "shared"), *(("mistuned", bad) for bad in cases)]
+    todo += [("coverage", noise) for noise in NOISE if noise != "shared"]
+    for what, case in todo:
+        if left and what == "coverage" and not any(r["noise"] == case for r in found[what]):
+            found[what] += list(cover(case, a.draws, a.chosen))
+        elif (
+            left
+            and what == "mistuned"
+            and not any((r["width"], r["raised"]) == (case or (0, 0.0)) for r in found[what])
+        ):
+            found[what].append(named(case, a.draws))
+        else:
+            continue
+        left -= 1
+        a.json.write_text(json.dumps(found, indent=1) + "\n")
+        print(found[what][-1], f"{time.process_time():.0f} s", file=sys.stderr, flush=True)
     a.out.write_text(page(found))
     return 0
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
+from flopwise.laws.bowl import quadratic
 from flopwise.laws.isoflop_lines import PowerLaw, positive, power_law
 from flopwise.laws.isoflop_minimum import lowest
 from flopwise.laws.law import Array
@@ -147,34 +148,23 @@ def _bowl(label: dict[str, Any], settings: tuple[str, str], x: Array, y: Array, 
             f"needs {_TERMS + 2} with 3 each; widen `within`"
         )
     middle = x.mean(axis=1)
-    p, q = x - middle[:, None]
-    X = np.stack([np.ones(n), p, q, p * p, p * q, q * q], axis=1)
-    beta, _, rank, _ = np.linalg.lstsq(X, y, rcond=None)
-    if rank < _TERMS:
+    q = quadratic(x - middle[:, None], y, np.zeros(n))
+    if q is None:
         return refused("the runs near the best lie on one curve of the two settings")
-    H = np.array([[2 * beta[3], beta[4]], [beta[4], 2 * beta[5]]])
-    if np.linalg.eigvalsh(H)[0] <= 0:
+    if not q.convex:
         return refused("the surface is not convex: no minimum")
-    shift = -np.linalg.solve(H, beta[1:3])
-    at = middle + shift
+    at = middle + q.at
     for name, value, (low, high) in zip(settings, at, box, strict=True):
         if not low <= value <= high:
             return refused(
                 f"the minimum is at {name} {np.exp(value):.3g}, outside {np.exp(low):.3g} to "
                 f"{np.exp(high):.3g}"
             )
-    r = y - X @ beta
-    scatter = float(np.sqrt(r @ r / (n - _TERMS)))
-    # The minimum solves H s + g = 0: ds = -H^-1 (dg + dH s).
-    s0, s1 = shift
-    by_beta = np.array([[0, 1, 0, 2 * s0, s1, 0], [0, 0, 1, 0, s0, 2 * s1]])
-    D = -np.linalg.solve(H, by_beta)
-    covariance = scatter**2 * D @ np.linalg.inv(X.T @ X) @ D.T
-    low = beta[0] + beta[1:3] @ shift / 2
+    scatter = float(np.sqrt(q.rss / q.dof))
     return Bowl(
         label, dict(zip(settings, map(float, np.exp(at)), strict=True)),
-        dict(zip(settings, map(float, np.sqrt(np.diag(covariance))), strict=True)),
-        float(np.exp(low)), n, scatter,
+        dict(zip(settings, map(float, np.sqrt(np.diag(q.covariance(scatter)))), strict=True)),
+        float(np.exp(q.lowest)), n, scatter,
     )  # fmt: skip
 
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from flopwise.pretrain.tuning import Tuning
 
 STARTS = 20
+FINALISTS, SCREEN = 2, 0.5
+"""The law of the others is fitted anew for so many rungs, if their shift is half of what would be named."""
 FURTHER = 0.2
 """Chance of error allowed for a second rung, of that for the first: few trunks are left to judge it by."""
 RANK = 1e-6
@@ -94,27 +96,38 @@ def shifts(
     x = {name: np.asarray(table[name], dtype=float) for name in fit.form.variables}
     y = np.asarray(table[target or fit.form.target], dtype=float)
     whole = Objective(fit.form, x, y, np.inf, fit.scale)
+    theta = fit.theta[None]
     kept: list[int] = []
     out: dict[Any, tuple[float, float]] = {}
     while len(kept) < len(labels) - 2:
+        chance = (1 - level) / len(labels) * (FURTHER if kept else 1.0)
+
+        def shift(i: int, theta: Array, chance: float = chance) -> tuple[float, float, float, float]:
+            """Of rung i around a law: in units of what is no chance, itself, its error and degrees."""
+            above, slopes = _around(whole, theta)
+            found = _last(
+                np.column_stack([slopes, *((of == j).astype(float) for j in (*kept, i))]), above, clusters
+            )
+            return (-np.inf, 0.0, 0.0, 1.0) if found is None else (
+                found[0] / found[1] / stdtrit(found[2], 1 - chance), *found
+            )  # fmt: skip
+
+        first = {i: shift(i, theta)[0] for i in set(range(len(labels))) - set(kept)}
         tried = []
-        for i in set(range(len(labels))) - set(kept):
-            # Around the law of the others a rung has a shift, however far it had pulled the whole.
+        for i in sorted(first, key=lambda i: -first[i])[:FINALISTS]:
             others = whole.only(np.flatnonzero(~np.isin(of, [*kept, i])))
-            if len(others.y) <= len(fit.form.names):
-                continue
-            above, slopes = _around(whole, minimise(others, STARTS, 0).theta[:1])
-            X = np.column_stack([slopes, *((of == j).astype(float) for j in (*kept, i))])
-            if (made := _last(X, above, clusters)) is not None:
-                tried.append((made[0] / made[1], i, made))
+            if first[i] > SCREEN and len(others.y) > len(fit.form.names):
+                # Around the law of the others a rung has a shift, however far it had pulled the whole.
+                left = minimise(others, STARTS, 0).theta[:1]
+                tried.append((shift(i, left), i, left))
         if not tried:
             break
-        _, i, (shift, se, dof) = max(tried, key=lambda entry: entry[0])
-        limit = stdtrit(dof, 1 - (1 - level) / len(labels) * (FURTHER if kept else 1.0))
-        if shift <= limit * se:
+        (sure, value, se, dof), i, left = max(tried, key=lambda entry: entry[0][0])
+        if sure <= 1:
             break
         kept.append(i)
-        out[labels[i].item()] = (shift, stdtrit(dof, 0.5 + level / 2) * se)
+        theta = left
+        out[labels[i].item()] = (value, stdtrit(dof, 0.5 + level / 2) * se)
     return out
 
 

@@ -152,7 +152,7 @@ def _by_width(rows: list[Mapping[str, Any]]) -> dict[int, tuple[Array, Array, Ar
     out = {}
     for width in sorted({int(r["width"]) for r in rows}):
         own = [r for r in rows if int(r["width"]) == width and 0 < float(r["loss"] or 0) < math.inf]
-        best = {}
+        best: dict[float, float] = {}
         for r in own:
             best[r["rate_factor"]] = min(r["loss"], best.get(r["rate_factor"], math.inf))
         lowest = min(best.values(), default=0.0)
