@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from flopwise.errors import DamagedFile, FlopwiseError
@@ -71,3 +71,32 @@ def waits(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) 
     while True:
         progress(0.1)
         time.sleep(0.1)
+
+
+def three(spec: dict[str, object], n: int) -> int:
+    """Groups of three at most."""
+    return min(n, 3)
+
+
+def group(
+    folders: list[RunFolder], parents: list[dict[str, RunFolder]], progress: Callable[[int, float], None]
+) -> Iterator[tuple[int, Exception | None]]:
+    """`good` for several, the last one first; notes who was together. `ends` says how it goes wrong."""
+    names = "+".join(str(f.spec["name"]) for f in folders)
+    for i, folder in reversed(list(enumerate(folders))):
+        progress(i, 0.5)
+        (folder.path / "together").write_text(names)
+        ends = folder.spec.get("ends")
+        if ends == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if ends == "raises":
+            raise ValueError("a defect of the group")
+        if ends == "left":
+            continue
+        if ends == "fails":
+            yield i, FlopwiseError("loss is nan at step 3")
+        elif ends == "damaged":
+            yield i, DamagedFile(folder.path / "state.safetensors", "checkpoint cannot be read")
+        else:
+            good(folder, parents[i], lambda fraction: None)
+            yield i, None

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flopwise.errors import FlopwiseError, MissingExtra
+from flopwise.launch.gang import LIMIT, Job, offer, serve
 from flopwise.launch.steps import Step
-from flopwise.launch.worker import limit_threads, main, run_one
+from flopwise.launch.worker import limit_threads, main
 from flopwise.records.store import RunStore, run_id
 
 
@@ -82,15 +83,16 @@ class _Worker:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
-        self.step: Step | None = None
+        self.steps: list[Step] = []
+        """What it runs now."""
 
-    def give(self, step: Step, task: dict[str, Any]) -> bool:
-        """Hand over a step; False where the process has died meanwhile."""
+    def give(self, steps: list[Step], job: Job) -> bool:
+        """Hand over a job; False where the process has died meanwhile."""
         try:
-            self.pipe.send(task)
+            self.pipe.send(job)
         except OSError:
             return False
-        self.step = step
+        self.steps = steps
         return True
 
 
@@ -100,8 +102,8 @@ def run_steps(
     """Run all steps that are not done. `workers` 0 runs them one after another in this process.
 
     A step is ready when all it needs is done; among ready ones the one with the longest way to the end goes
-    first. A failed step takes its descendants with it and nothing else. A worker that dies costs its step one
-    retry.
+    first, and takes along others of its gang that are ready. A failed step takes its descendants with it and
+    nothing else. A worker that dies costs its step one retry; a group is then run one by one.
 
     Raises:
         FlopwiseError: the steps are no graph, or another process runs in the same folder.
@@ -113,13 +115,10 @@ def run_steps(
 
 
 def _run_here(graph: _Graph, threads: int) -> Summary:
-    display = graph.display
-    while step := graph.next():
-        task = graph.start(step)
+    while steps := graph.next():
+        job = graph.start(steps)
         limit_threads(threads)
-        graph.finish(
-            step, run_one(task, partial(display.progress, step.name), partial(display.note, step.name))
-        )
+        serve(job, partial(graph.hear, steps))
     return graph.summary
 
 
@@ -128,46 +127,30 @@ def _run_in_pool(graph: _Graph, workers: int, threads: int) -> Summary:
     died: set[str] = set()
     try:
         while True:
-            idle = [w for w in pool if w.step is None]
-            while (idle or len(pool) < workers) and (step := graph.next()) is not None:
-                task = graph.start(step)
-                while idle and not idle[-1].give(step, task):
+            idle = [w for w in pool if not w.steps]
+            while (free := len(idle) + workers - len(pool)) > 0 and (steps := graph.next(free)):
+                job = graph.start(steps)
+                while idle and not idle[-1].give(steps, job):
                     pool.remove(idle.pop())
                 if idle:
                     idle.pop()
                 else:
                     pool.append(_Worker(threads))
-                    pool[-1].give(step, task)
-                    pool[-1].step = step
-            busy = {w.pipe: w for w in pool if w.step is not None}
+                    pool[-1].give(steps, job)
+                    pool[-1].steps = steps
+            busy = {w.pipe: w for w in pool if w.steps}
             if not busy:
                 return graph.summary
             for pipe in wait(list(busy), timeout=1.0):
                 worker = busy[pipe]  # type: ignore[index]
-                step = worker.step
-                assert step is not None
                 try:
-                    what, value = worker.pipe.recv()
+                    message = worker.pipe.recv()
                 except (EOFError, ConnectionResetError):
                     worker.process.join(5)
                     pool.remove(worker)
-                    if step.name not in died:
-                        died.add(step.name)
-                        graph.put_back(step)
-                    else:
-                        code = worker.process.exitcode
-                        graph.finish(
-                            step,
-                            f"its process died twice (exit code {code}); it may lack memory: try --workers 1",
-                        )
+                    graph.bury(worker.steps, died, worker.process.exitcode)
                     continue
-                if what == "progress":
-                    graph.display.progress(step.name, value)
-                elif what == "note":
-                    graph.display.note(step.name, value)
-                else:
-                    worker.step = None
-                    graph.finish(step, value)
+                graph.hear(worker.steps, *message)
             graph.display.tick()
     finally:
         for worker in pool:
@@ -186,28 +169,62 @@ class _Graph:
         self.running: set[str] = set()
         self.settled: set[str] = set()
         """Names of steps whose runs are done."""
+        self.limits: dict[str, int] = {}
+        """How many of a gang are best run together, where a worker has said so."""
+        self.alone: set[str] = set()
+        """Names of steps that are not run in a group again."""
         self.way: dict[str, float] = {}
         for step in reversed(steps):
             self.way[step.name] = self.way.get(step.name, 0.0) + step.seconds
             for need in step.needs:
                 self.way[need] = max(self.way.get(need, 0.0), self.way[step.name])
 
-    def next(self) -> Step | None:
-        """Take the ready step with the longest way to the end; note what is done, leave out what cannot."""
+    def next(self, free: int = 1) -> list[Step]:
+        """Take the ready step with the longest way to the end, and with it others of its gang, so many that
+        each of `free` workers has something to do; none where nothing is ready.
+
+        Notes what is done, leaves out what cannot run.
+        """
         while True:
             self._leave_out()
-            ids = self.summary.ids
-            # Two names can be one and the same run: the second waits until the first is done.
-            ready = [s for s in self.waiting if s.needs <= self.settled and ids[s.name] not in self.running]
+            ready = self._ready()
             if not ready:
-                return None
-            step = max(ready, key=lambda s: self.way[s.name])
-            self.waiting.remove(step)
-            if not self.store.done(ids[step.name]):
-                return step
-            self.settled.add(step.name)
-            self.summary.cached.append(step.name)
-            self.display.cached(step.name)
+                return []
+            step = ready[0]
+            if not self._found_done(step):
+                break
+        alike = [s for s in ready[1:] if self._may_join(s, step) and not self._found_done(s)]
+        others = sum(s.gang != step.gang for s in ready[1:]) if alike else 0
+        limit = self.limits.get(step.gang or "", LIMIT)
+        steps = offer(step, alike, free, others, limit)
+        for taken in steps:
+            self.waiting.remove(taken)
+        return steps
+
+    def _ready(self) -> list[Step]:
+        """Steps that could start now, the longest way to the end first; one of each run.
+
+        Two names can be one and the same run: the second waits until the first is done.
+        """
+        ids = self.summary.ids
+        ready = [s for s in self.waiting if s.needs <= self.settled and ids[s.name] not in self.running]
+        ready.sort(key=lambda s: -self.way[s.name])
+        firsts: dict[str, Step] = {}
+        for step in ready:
+            firsts.setdefault(ids[step.name], step)
+        return list(firsts.values())
+
+    def _may_join(self, step: Step, first: Step) -> bool:
+        return first.gang is not None and step.gang == first.gang and not {step.name, first.name} & self.alone
+
+    def _found_done(self, step: Step) -> bool:
+        if not self.store.done(self.summary.ids[step.name]):
+            return False
+        self.waiting.remove(step)
+        self.settled.add(step.name)
+        self.summary.cached.append(step.name)
+        self.display.cached(step.name)
+        return True
 
     def _leave_out(self) -> None:
         for step in list(self.waiting):
@@ -217,23 +234,57 @@ class _Graph:
                 self.summary.failed[step.name] = f"left out, because {broken[0]} failed"
                 self.display.left_out(step.name)
 
-    def put_back(self, step: Step) -> None:
-        """Its process died; it is to be tried once more."""
-        self.running.discard(self.summary.ids[step.name])
-        self.waiting.append(step)
+    def start(self, steps: list[Step]) -> Job:
+        """The job for a worker, who keeps at least the first step; the steps' folders are made."""
+        tasks = {step.name: self._task(step) for step in steps}
+        self.display.started(steps[0].name)
+        return Job(tasks, steps[0].run_group, steps[0].group_size)
 
-    def start(self, step: Step) -> dict[str, Any]:
-        """The task for a worker; the step's folder is made."""
+    def _task(self, step: Step) -> dict[str, Any]:
         ids = self.summary.ids
         folder = self.store.prepare(
             step.kind, step.method, step.spec, {r: ids[n] for r, n in step.parents.items()}, step.seed,
             step.name, {r: ids[n] for r, n in step.references.items()},
         )  # fmt: skip
         self.running.add(folder.id)
-        self.display.started(step.name)
         return {"path": str(folder.path), "run": step.run, "inputs": {**folder.roles, **folder.references}}
 
-    def finish(self, step: Step, reason: str | None) -> None:
+    def hear(self, steps: list[Step], what: str, name: str, value: Any) -> None:
+        """Note what a worker tells (`launch.gang.Tell`); ended steps leave `steps`, those that it has."""
+        if what == "progress":
+            self.display.progress(name, value)
+        elif what == "note":
+            self.display.note(name, value)
+        elif what == "keeps":
+            for step in [s for s in steps if s.name not in value]:
+                steps.remove(step)
+                self._put_back(step)
+                self.limits[step.gang or ""] = len(value)
+            for step in steps[1:]:
+                self.display.started(step.name)
+        else:
+            step = next(s for s in steps if s.name == name)
+            steps.remove(step)
+            self._finish(step, value)
+
+    def bury(self, steps: list[Step], died: set[str], code: int | None) -> None:
+        """The process that ran `steps` died: they are tried once more, those of a group alone."""
+        for step in steps:
+            if len(steps) > 1:
+                self.alone.add(step.name)
+            elif step.name in died:
+                why = f"its process died twice (exit code {code}); it may lack memory: try --workers 1"
+                self._finish(step, why)
+                continue
+            else:
+                died.add(step.name)
+            self._put_back(step)
+
+    def _put_back(self, step: Step) -> None:
+        self.running.discard(self.summary.ids[step.name])
+        self.waiting.append(step)
+
+    def _finish(self, step: Step, reason: str | None) -> None:
         """Note how it ended."""
         self.running.discard(self.summary.ids[step.name])
         if reason is None:

@@ -14,6 +14,12 @@ class Step:
     `references` to steps it reads without descending from them (a scorer, a run whose spend is matched);
     `after` names steps that must merely be finished first. `run` is "module:function", called in a worker as
     `run(folder, {role: RunFolder}, progress)`. `flops` and `seconds` (one core) are estimates.
+
+    Steps of one `gang` that are ready together may be run in one call, where that is faster (`launch.gang`):
+    `run_group` is "module:function" of a generator `(folders, parents of each, progress(index, fraction))`
+    that yields (index, None) when a folder has its record and (index, error) when it has failed; what it
+    leaves is run by `run`. `group_size` is "module:function" of how many to run together, given the spec of
+    one and how many there are.
     """
 
     name: str
@@ -30,6 +36,9 @@ class Step:
     n_params: int | None = None
     tokens: int | None = None
     flops_6nd: float | None = None
+    gang: str | None = None
+    run_group: str | None = None
+    group_size: str | None = None
 
     @property
     def needs(self) -> set[str]:

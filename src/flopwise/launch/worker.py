@@ -1,4 +1,4 @@
-"""A worker process: takes steps from a pipe, runs them one after another, dies with its parent."""
+"""A worker process: takes jobs from a pipe, runs them one after another, dies with its parent."""
 
 from __future__ import annotations
 
@@ -41,10 +41,7 @@ def run_one(
             _call(folder, task, progress)
         return None
     except Exception as e:  # a defect in a step must not take the others down
-        reason = one_line(_reason(e, task))
-    with suppress(OSError, FlopwiseError):  # on a full disk the reason still reaches the person
-        RunFolder(path).fail(reason)
-    return reason
+        return record_failure(e, task)
 
 
 def _call(folder: RunFolder, task: dict[str, Any], progress: Callable[[float], None]) -> None:
@@ -52,10 +49,28 @@ def _call(folder: RunFolder, task: dict[str, Any], progress: Callable[[float], N
         import torch
 
         return torchrun.run(task, count, progress, torch.get_num_threads())
-    parents = {role: RunFolder(folder.path.parent / run) for role, run in task["inputs"].items()}
-    module, _, function = task["run"].partition(":")
+    parents = open_parents(folder, task)
     reset_peak()
-    getattr(importlib.import_module(module), function)(folder, parents, progress)
+    find(task["run"])(folder, parents, progress)
+
+
+def record_failure(error: Exception, task: dict[str, Any]) -> str:
+    """Note in the run's folder why it failed; returns that in one line."""
+    reason = one_line(_reason(error, task))
+    with suppress(OSError, FlopwiseError):  # on a full disk the reason still reaches the person
+        RunFolder(Path(task["path"])).fail(reason)
+    return reason
+
+
+def open_parents(folder: RunFolder, task: dict[str, Any]) -> dict[str, RunFolder]:
+    """The folders of the runs that a step is made from, by role."""
+    return {role: RunFolder(folder.path.parent / run) for role, run in task["inputs"].items()}
+
+
+def find(function: str) -> Any:
+    """What "module:function" names."""
+    module, _, name = function.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _reason(error: Exception, task: dict[str, Any]) -> str:
@@ -105,27 +120,21 @@ def die_with(parent: int) -> None:
 
 
 def main(pipe: Connection, threads: int, parent: int) -> None:
-    """Serve tasks until the pipe closes. Ctrl-C is the parent's business."""
+    """Serve jobs until the pipe closes. Ctrl-C is the parent's business."""
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     die_with(parent)
     limit_threads(threads)
-    last = 0.0
 
-    def tell(what: str, value: Any) -> None:
+    from flopwise.launch.gang import serve  # which runs steps by this module
+
+    def tell(what: str, name: str, value: Any) -> None:
         try:
-            pipe.send((what, value))
+            pipe.send((what, name, value))
         except OSError:
             os._exit(1)  # nobody listens any more; a failed step would be the wrong thing to note
 
-    def progress(fraction: float) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last > 0.2:
-            last = now
-            tell("progress", fraction)
-
     with suppress(EOFError, ConnectionResetError):
         while True:
-            tell("done", run_one(pipe.recv(), progress, lambda text: tell("note", text)))
+            serve(pipe.recv(), tell)
