@@ -94,7 +94,7 @@ class Expansion:
         self.add(
             Step(
                 name="law", kind="fit", method="pretraining_law", references=branches, seed=recipe.seed,
-                spec=entry.model_dump(exclude={"variants"}) | {"held_out": [known]},
+                spec=entry.model_dump(exclude={"variants", "held_out"}) | {"held_out": [known]},
                 seconds=6.0, run="flopwise.pretrain.law:run_step",
             )
         )  # fmt: skip

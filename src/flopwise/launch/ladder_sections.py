@@ -215,11 +215,11 @@ class LawEntry(Section):
     `fit`: forms compete to predict the held-out run. `isoflop`: compute-optimal size from curves of equal
     compute, with parameters and FLOPs counted both ways. `factor`: how much less compute `variants` need than
     `against` for the same loss. `rates`: the best learning rate and batch by size and tokens, from variants
-    that sweep them.
+    that sweep them. `mixed`: whether sources help or hinder each other, from variants that read one or two.
     """
 
     name: Name = "law"
-    method: Literal["fit", "isoflop", "factor", "rates"] = "fit"
+    method: Literal["fit", "isoflop", "factor", "rates", "mixed"] = "fit"
     candidates: list[str] = Field(default=["chinchilla", "coupled", "broken"])
     """Names of laws, or formulas: `loss = E + A / N^a`."""
     target: str = "loss"
@@ -229,6 +229,8 @@ class LawEntry(Section):
     """The column whose largest value is held out when forms compete."""
     variants: list[Name] = Field(default=[])
     """None named: all."""
+    held_out: list[Name] = Field(default=[])
+    """Variants whose held-out runs are predicted; none named: those that are fitted."""
     against: Name | None = None
 
     @model_validator(mode="after")

@@ -137,7 +137,7 @@ class LadderExpansion:
                 Step(
                     name=f"law-{law.name}", kind="fit", method="pretraining_law", seed=self.recipe.seed,
                     references=used | self._tuned(), seconds=6.0, run=LAW,
-                    spec=law.model_dump(exclude={"variants"}) | self._more(law, wanted, held_out),
+                    spec=law.model_dump(exclude={"variants", "held_out"}) | self._more(law, wanted, held_out),
                 )
             )  # fmt: skip
 
@@ -150,7 +150,8 @@ class LadderExpansion:
             ladder = self.plans[min(variants)].ladder
             hidden = {"muon": "muon", "adamw": "adam"}[ladder.optimiser]
             return {"held_out": [], "seq_len": ladder.seq_len, "rate": getattr(ladder.rates, hidden)}
-        wanted = [h for h in held_out if not law.variants or h["variant"] in law.variants]
+        names = law.held_out or law.variants
+        wanted = [h for h in held_out if not names or h["variant"] in names]
         return {"held_out": wanted if law.method == "fit" else []}
 
     def verify(self, held_out: list[str]) -> None:

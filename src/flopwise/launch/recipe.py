@@ -77,7 +77,7 @@ class LadderRecipe(Experiment):
     @model_validator(mode="after")
     def _names_exist(self) -> LadderRecipe:
         for i, law in enumerate(self.laws):
-            for name in (*law.variants, *([law.against] if law.against else [])):
+            for name in (*law.variants, *law.held_out, *([law.against] if law.against else [])):
                 if name not in self.names:
                     raise ValueError(f"laws.{i} names variant {name!r}; there are {', '.join(self.names)}")
         if len({law.name for law in self.laws}) < len(self.laws):

@@ -36,7 +36,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     run is made (`fit`); isoflop.json; comparison.json; notes.json with sentences.
     """
     from flopwise.flops.spend import Stopwatch
-    from flopwise.pretrain import advantage, bookkeeping, rate_laws
+    from flopwise.pretrain import advantage, bookkeeping, mixed, rate_laws
     from flopwise.pretrain.tuning import read as read_tuning
     from flopwise.records.folder import atomic_write
 
@@ -45,7 +45,12 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     tuned = read_tuning(parents["tuning"].path) if "tuning" in parents else None
     rows = gather(run for role, run in parents.items() if role != "tuning")
     progress(0.1)
-    ask = {"isoflop": bookkeeping.answer, "factor": advantage.answer, "rates": rate_laws.answer}
+    ask = {
+        "isoflop": bookkeeping.answer,
+        "factor": advantage.answer,
+        "rates": rate_laws.answer,
+        "mixed": mixed.answer,
+    }
     files, metrics = ask.get(spec["method"], _fit)(rows, spec, folder.seed, tuned)
     for name, content in {"points.json": rows, **files}.items():
         atomic_write(folder.path / name, json.dumps(content, indent=1, default=float))

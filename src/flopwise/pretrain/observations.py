@@ -55,6 +55,9 @@ def observation(record: RunRecord) -> dict[str, Any]:
         "U": float(record.data["tokens_unique"]), "batch": float(extra.get("batch_size") or 0),
         "rate": float(extra.get("rate_factor") or 1.0),
     }  # fmt: skip
+    shares: dict[str, float] = extra.get("mixture") or {}
+    for name, share in shares.items():
+        row[f"share_{name}"] = share / sum(shares.values())
     for name, metric in record.metrics.items():
         row[name] = metric.value
     if row.get("accuracy") is not None:

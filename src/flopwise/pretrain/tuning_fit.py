@@ -185,7 +185,7 @@ def _batch(
         if not (math.isfinite(high) and left <= q.at[1] <= right):
             words.append(f"width {width}: no best batch in {_span(left, right)} sequences; try others")
             continue
-        found[width] = math.exp(q.at[1]), math.exp(low), math.exp(high)
+        found[width] = math.exp(q.at[1]), math.exp(low), _exp(high)
         words.append(f"width {width}: best batch {found[width][0]:.3g} sequences ({_span(low, high)})")
         logs.append(q.at[1])
         errors.append(math.sqrt(q.covariance(sigma)[1, 1]))
@@ -250,7 +250,7 @@ def _rung(
     se = math.sqrt(max(float(v @ covariance @ v), 1e-18)) / float(line[1]) if used else math.inf
     x = v[1:] if len(q.g) == 1 else np.array([at, log_batch])
     return Rung(
-        width, where, math.exp(at), math.exp(low), math.exp(high), se, float(line[1]) / 2,
+        width, where, math.exp(at), math.exp(low), _exp(high), se, float(line[1]) / 2,
         float(math.sqrt(covariance[1, 1])) / 2, math.exp(q.value(x)), len(group[1]),
     )  # fmt: skip
 
@@ -279,7 +279,7 @@ def _decide(made: Tuning, tried: Array) -> Tuning:
         low, high = (math.log(max(v, 1e-300)) for v in (used[0].low, used[0].high))
     curvature, _ = _mean(*np.array([[r.curvature, r.curvature_se] for r in used]).T)
     made = replace(
-        made, interval=(math.exp(low), math.exp(high)), middle=middle, location=location,
+        made, interval=(math.exp(low), _exp(high)), middle=middle, location=location,
         location_se=location_se, curvature=curvature,
     )  # fmt: skip
     if np.ptp(widths) > 0:
@@ -323,4 +323,9 @@ def _span(low: float, high: float) -> str:
     """Ends given as logarithms."""
     if not math.isfinite(low) or not math.isfinite(high):
         return "open"
-    return f"{math.exp(low):.3g} to {math.exp(high):.3g}"
+    return f"{math.exp(low):.3g} to {_exp(high):.3g}"
+
+
+def _exp(log: float) -> float:
+    """Of an end that may be as good as open."""
+    return math.exp(log) if log < 700 else math.inf
