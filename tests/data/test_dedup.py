@@ -73,3 +73,26 @@ def test_ten_megabytes_take_seconds():
     start = time.process_time()
     assert len(dedup.near_duplicates(texts)) == len(texts)
     assert time.process_time() - start < 10
+
+
+def test_words_are_told_apart_in_any_script_and_across_segments(monkeypatch):
+    def alike(a: str, b: str) -> bool:
+        return dedup.shingle_hashes(a, 2).tolist() == dedup.shingle_hashes(b, 2).tolist()
+
+    assert alike("Über, den »Fluss« – 12", "über den fluss 12") and alike("a\nB\t_c.d", "A b _C d")
+    assert not alike("über den", "uber den") and not alike("ab c", "a bc") and not alike("日本 語", "日 本語")
+    whole = "".join(f"word{i}, ünï{i}\n" for i in range(3000))
+    before = dedup.shingle_hashes(whole, 5)
+    assert len(before) == len(np.unique(before)) == 5996
+    monkeypatch.setattr(dedup, "_SEGMENT", 64)
+    assert (dedup.shingle_hashes(whole, 5) == before).all()
+    assert len(dedup.shingle_hashes("x" * 1000 + " y", 1)) == 2
+
+
+def test_a_crowd_of_lists_costs_little():
+    """Many texts that share a key and still differ must not be compared each with each."""
+    base = text(0, 60)
+    texts = [f"{base} {text(i, 40)}" for i in range(1, 1500)]
+    start = time.process_time()
+    assert len(dedup.near_duplicates(texts)) == len(texts)
+    assert time.process_time() - start < 20

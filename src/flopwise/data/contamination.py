@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flopwise.data.countdown import Problem, worked_key
-from flopwise.data.dedup import shingles
+from flopwise.data.dedup import shingle_hashes, shingles
 
 NGRAM = 13
 """Words in a run that counts as copied (Brown et al., arXiv 2005.14165, appendix C)."""
@@ -92,7 +92,8 @@ def ngram_overlap(train_texts: Iterable[str], heldout_texts: Iterable[str], n: i
     table = np.unique(np.concatenate(parts)) if parts else np.zeros(0, np.uint64)
     copied = np.zeros(len(table), dtype=bool)
     # Training text passes by once: only what is held out is in memory.
-    for hashes in shingles(train_texts, n) if len(table) else ():
+    for text in train_texts if len(table) else ():
+        hashes = shingle_hashes(text, n)
         places = np.minimum(np.searchsorted(table, hashes), len(table) - 1)
         copied[places[table[places] == hashes]] = True
     totals = [len(hashes) for hashes in parts]

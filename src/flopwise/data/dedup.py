@@ -6,7 +6,6 @@ Mining of Massive Datasets, section 3.4.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
@@ -22,46 +21,79 @@ THRESHOLD, SHINGLE = 0.8, 5
 _BLOCK = 1024
 _REMEMBERED = 1024
 """Sets of shingles kept at hand: texts that are alike often stand close to each other."""
-_WORDS = 1 << 20
-"""Words whose hash is remembered: 100 MB or so."""
 _CROWD = 32
 """Where many texts share a key and yet differ (lists, forms), only the first so many are compared with."""
 
-_WORD = re.compile(r"\w+")
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_NO_WORD = re.compile(r"\W+")
+_BASE = 0x9E3779B97F4A7C15
+_MULTIPLIER = np.uint64(_BASE)
+_SEGMENT = 1 << 20
+_IN_WORD = np.zeros(256, dtype=bool)
+_IN_WORD[[*b"abcdefghijklmnopqrstuvwxyz0123456789_", *range(0x80, 0x100)]] = True
 
 
-class _WordHashes(dict[str, int]):
-    """64-bit hash of a word, the same in every process (Python's own `hash` is not)."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= _WORDS:
-            self.clear()
-        value = int.from_bytes(
-            hashlib.blake2b(word.encode(errors="replace"), digest_size=8).digest(), "little"
-        )
-        self[word] = value
-        return value
+@lru_cache(maxsize=2)
+def _powers(n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Powers 0 to n - 1 of the base and of its inverse, modulo 2^64."""
+    out = []
+    for base in (_BASE, pow(_BASE, -1, 1 << 64)):
+        factors = np.full(n, base, dtype=np.uint64)
+        factors[0] = 1
+        out.append(np.cumprod(factors))
+    return out[0], out[1]
 
 
-_HASHES = _WordHashes()
+def _words(text: str) -> np.ndarray:
+    """64-bit hashes [words] uint64 of lower-cased words, the same in every process.
+
+    A word's hash is the polynomial of its bytes, taken from running sums over the whole text (Karp and Rabin,
+    1987), then mixed: all words of a text at once, several times faster than one by one.
+    """
+    text = text.lower()
+    if not text.isascii():
+        text = _NO_WORD.sub(" ", text)  # what is left above 127 are letters
+    content = np.frombuffer(text.encode(errors="replace"), dtype=np.uint8)
+    inside = _IN_WORD[content]
+    parts = []
+    start = 0
+    while start < len(content):
+        end = start + _SEGMENT
+        if end < len(content):  # cut behind the last word that is whole
+            gaps = np.flatnonzero(~inside[start:end])
+            end = start + int(gaps[-1]) + 1 if len(gaps) else len(content)
+        parts.append(_hashed(content[start:end], inside[start:end]))
+        start = end
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.uint64)
+
+
+def _hashed(content: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    edges = np.flatnonzero(np.diff(inside, prepend=False, append=False))
+    starts, ends = edges[::2], edges[1::2]
+    up, down = _powers(max(_SEGMENT, len(content)))
+    sums = np.zeros(len(content) + 1, dtype=np.uint64)
+    np.cumsum(content * up[: len(content)], out=sums[1:])
+    values = (sums[ends] - sums[starts]) * down[starts]
+    values ^= values >> np.uint64(32)
+    values *= _MULTIPLIER
+    return values ^ (values >> np.uint64(29))
+
+
+def shingle_hashes(text: str, n: int) -> np.ndarray:
+    """Hashes [k] uint64 of a text's runs of n words, in order and with repeats; case and punctuation do not
+    count. A text of fewer than n words is one shingle."""
+    words = _words(text)
+    width = max(1, min(n, len(words)))
+    total = np.zeros(max(1, len(words) - width + 1), dtype=np.uint64)
+    for k in range(min(width, len(words))):
+        # Wraps around at 64 bits, which is what a polynomial hash wants.
+        total = total * _MULTIPLIER + words[k : k + len(total)]
+    return total
 
 
 def shingles(texts: Iterable[str], n: int) -> Iterator[np.ndarray]:
-    """For each text the sorted distinct hashes (uint64) of its runs of n words, lower-cased.
-
-    A text of fewer than n words is one shingle.
-    """
-    hashes = _HASHES
+    """For each text the sorted distinct hashes (uint64) of its runs of n words."""
     for text in texts:
-        words = _WORD.findall(text.lower())
-        ids = np.fromiter(map(hashes.__getitem__, words), dtype=np.uint64, count=len(words))
-        width = max(1, min(n, len(ids)))
-        total = np.zeros(max(1, len(ids) - width + 1), dtype=np.uint64)
-        for k in range(min(width, len(ids))):
-            # Wraps around at 64 bits, which is what a polynomial hash wants.
-            total = total * _MULTIPLIER + ids[k : k + len(total)]
-        yield np.unique(total)
+        yield np.unique(shingle_hashes(text, n))
 
 
 @lru_cache(maxsize=4)
@@ -72,7 +104,7 @@ def _hashing(n_hashes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def signature(hashes: np.ndarray, n_hashes: int = N_HASHES) -> np.ndarray:
-    """MinHash signature [n_hashes] uint64 of a set of hashes [k] uint64.
+    """MinHash signature [n_hashes] uint64 of a set of hashes [k] uint64 (repeats change nothing).
 
     Two signatures agree at a position with a probability near the Jaccard similarity of their sets. Each
     position is the minimum under its own multiply-shift hash (Dietzfelbinger et al., 1997).

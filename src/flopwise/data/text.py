@@ -90,7 +90,9 @@ def read(
                 digest = hashlib.blake2b(content, digest_size=8, key=salt).digest()
                 hashes.append(int.from_bytes(digest, "little"))
                 if deduplicate:
-                    keys.write(dedup.band_keys(_shingles(text)).astype("<u8").tobytes())
+                    keys.write(
+                        dedup.band_keys(dedup.shingle_hashes(text, dedup.SHINGLE)).astype("<u8").tobytes()
+                    )
         n = len(spool)
         kept = np.ones(n, dtype=bool)
         if deduplicate and n:
