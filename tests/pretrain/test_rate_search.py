@@ -88,6 +88,12 @@ def test_the_end_of_the_rates_is_said_with_what_to_add():
     assert low.rate_factor == 0.5 and "add 0.35 and 0.25" in low.words[0]
 
 
+def test_ends_as_good_as_open_are_no_overflow():
+    for i in range(100):  # curvature hardly told from none: ends of any size
+        found = fit_tuning(sweep(np.random.default_rng(i), best=1.2, noise=0.006), batch_size=16)
+        json.dumps(found.to_dict(), allow_nan=False)
+
+
 def test_rates_that_noise_hides_change_nothing():
     found = fit_tuning(sweep(np.random.default_rng(2), noise=0.05), batch_size=16)
     assert found.rate_factor == 1.0 and found.penalty(64, 1.0)[1] == 0.0
