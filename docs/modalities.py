@@ -18,6 +18,8 @@ from flopwise.data.modalities import pixels as px
 
 IMAGES = Path(__file__).parent / "img"
 DPI = 80
+SHOWN_BYTES = 3_000_000
+"""Of a corpus, for the pictures."""
 STREAMS: list[tuple[str, dict[str, Any]]] = [
     ("digits", {}), ("digits", {"tokens": "patches", "patch": 2, "codes": 64}),
     ("fashion-mnist", {}), ("fashion-mnist", {"size": [14, 14]}), ("fashion-mnist", {"tokens": "patches"}),
@@ -31,7 +33,10 @@ STREAMS: list[tuple[str, dict[str, Any]]] = [
 
 
 def main() -> None:
-    """Print the table and draw the pictures."""
+    """Print the table and draw the pictures; with the argument `draw`, the pictures alone."""
+    if sys.argv[1:] == ["draw"]:
+        draw_all()
+        return
     names = ("corpus", "options", "documents", "held out", "tokens", "vocabulary", "bytes per token")
     print("|", " | ".join((*names, "unigram entropy", "error of a round trip")), "|")
     print("|---|---|" + "---:|" * 7)
@@ -40,6 +45,11 @@ def main() -> None:
             print("|", " | ".join(measured(corpus, options)), "|", flush=True)
         except CorpusUnavailable as e:
             print(e, file=sys.stderr)
+    draw_all()
+
+
+def draw_all() -> None:
+    """Draw the pictures."""
     for draw in (images, clips, sound, series):
         figure, name = draw(), IMAGES / f"modalities_{draw.__name__}.png"
         figure.savefig(name, dpi=DPI, metadata={"Software": None})
@@ -99,11 +109,11 @@ def figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, A
 
 
 def decoded(
-    corpus: str, options: dict[str, Any], n: int
+    corpus: str, options: dict[str, Any], n: int, max_bytes: int = SHOWN_BYTES
 ) -> tuple[list[np.ndarray], list[Item], dict[str, Any]]:
     """The first held-out documents, decoded; what they were; the options with what was learned."""
     kind = modality(media.named(corpus).modality)
-    stream = kind.open({"corpus": corpus, "options": options})
+    stream = kind.open({"corpus": corpus, "options": options, "max_bytes": max_bytes})
     parsed = kind.parse(stream.options)  # type: ignore[attr-defined]
     found = sorted((d for d in stream.documents if d.heldout), key=lambda d: d.id)[:n]
     items = {item.id: item for item in media.load(corpus, **kind.made(parsed))}  # type: ignore[attr-defined]
@@ -118,7 +128,8 @@ def images() -> Any:
         ("256 patches\n49 tokens", {"tokens": "patches"}),
     ]  # fmt: skip
     for row, (title, options) in enumerate(kinds, 1):
-        back, items, _ = decoded("fashion-mnist", options, 10)
+        smaller = 4 if "size" in options else 1
+        back, items, _ = decoded("fashion-mnist", options, 10, SHOWN_BYTES // smaller)
         for column in range(10):
             show(axes[0, column], items[column].data[..., 0], "original\n784 bytes" if column == 0 else "")
             show(axes[row, column], back[column], title if column == 0 else "")

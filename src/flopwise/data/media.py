@@ -98,18 +98,6 @@ def entry(name: str, cache: Path | None = None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def report(name: str, cache: Path | None = None) -> dict[str, Any]:
-    """What is known of a corpus once it is here: it is fetched if need be, and read.
-
-    Raises:
-        CorpusUnavailable: it cannot be fetched or read.
-    """
-    if named(name).carrier is None:
-        return {**entry(name, cache), "documents": None, "bytes": None}
-    items = load(name, cache)
-    return {**entry(name, cache), "documents": len(items), "bytes": sum(item.data.nbytes for item in items)}
-
-
 def origin(name: str) -> str:
     """Package and version a corpus comes from."""
     carrier = named(name).carrier
