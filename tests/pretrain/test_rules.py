@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 
@@ -22,7 +23,8 @@ def model(width: int, depth: int = 2) -> ModelConfig:
 def test_every_rule_says_what_it_is_and_where_it_comes_from():
     for rule in RULES:
         assert rule.what in WHAT and rule.formula and rule.source
-        assert rule.checked.split(";")[0].split(" (")[0] in ("read", "second hand", "measured", "unverified")
+        known = ("read", "second hand", "measured", "as given", "unverified")
+        assert rule.checked.split(";")[0].split(" (")[0] in known
     assert len({(r.what, r.name) for r in RULES}) == len(RULES)
 
 
@@ -148,3 +150,12 @@ def test_values_of_an_unknown_optimiser_are_refused():
     with pytest.raises(FlopwiseError, match="optimiser 'sgd' is unknown"):
         RuleSet().values(model(64), optimiser="sgd", **RUN)
     assert RuleSet().values(model(64), rate_factor=2.0, **RUN).rates["muon"] == 0.04
+
+
+def test_the_page_on_ladders_lists_every_rule():
+    text = (Path(__file__).parents[2] / "docs" / "ladders.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    for rule in RULES:
+        row = [r for r in rows if r.startswith(f"| {rule.what} | `{rule.name}` |")]
+        assert len(row) == 1, f"docs/ladders.md has {len(row)} rows for {rule.what} {rule.name}"
+        assert rule.formula in row[0] and rule.source in row[0] and rule.checked in row[0]

@@ -54,7 +54,8 @@ class Rule:
     """One answer to one question, `what`.
 
     `checked`: how far source and formula were checked ("read": in the source's own words; "second hand": in
-    others' accounts of it; "measured": by us; "unverified"). `constants`: with defaults; None must be given.
+    others' accounts of it; "measured": by us; "as given": nothing to check; "unverified"). `constants`: with
+    defaults; None must be given.
     `needs`: which part of the run it depends on.
     """
 
@@ -148,9 +149,9 @@ RULES = (
     Rule("rate", "step_law", "hidden = c N^-a D^b, N without embeddings; other groups in proportion", _STEP,
          "read; published for AdamW, refit c, a, b on the ladder", _step_law_rate, ("N", "tokens"),
          {"c": 1.79, "a": 0.713, "b": 0.307}),
-    Rule("rate", "constant", "the same rates at every size: the control", "none", "measured",
+    Rule("rate", "constant", "the same rates at every size: the control", "none", "as given",
          lambda run, k: _base(run)),
-    Rule("batch", "constant", "the recipe's batch at every size", "none", "measured",
+    Rule("batch", "constant", "the recipe's batch at every size", "none", "as given",
          lambda run, k: {"batch_size": run.batch_size}),
     Rule("batch", "step_law", "batch = c D^b tokens", _STEP, "read; refit c, b on the ladder",
          lambda run, k: _sequences(run, k["c"] * run.tokens ** k["b"]), ("tokens",),
@@ -160,7 +161,7 @@ RULES = (
          "McCandlish et al. 2018, arXiv 1812.06162; Kaplan et al. 2020, arXiv 2001.08361, eq. 1.4",
          "second hand", lambda run, k: _sequences(run, k["Bc"] / k["loss"] ** (1 / k["aB"])), ("loss",),
          {"Bc": 2e8, "aB": 0.21, "loss": None}),
-    Rule("warmup", "constant", "the recipe's steps", "none", "measured",
+    Rule("warmup", "constant", "the recipe's steps", "none", "as given",
          lambda run, k: {"warmup_steps": run.warmup_steps}),
     Rule("warmup", "share", "share * tokens", "usual practice", "unverified",
          lambda run, k: {"warmup_steps": max(1, round(k["share"] * run.steps))}, ("tokens",),
@@ -168,7 +169,7 @@ RULES = (
     Rule("warmup", "parameters", "ratio * N tokens: a fixed warm-up is too long for small models",
          "Porian et al. 2024, arXiv 2406.19146: that it matters is read, this length is unverified",
          "unverified", _by_parameters, ("N",), {"ratio": 1.0}),
-    Rule("weight_decay", "constant", "the recipe's", "none", "measured",
+    Rule("weight_decay", "constant", "the recipe's", "none", "as given",
          lambda run, k: {"weight_decay": run.rates.get("weight_decay", 0.0)}),
     Rule("weight_decay", "timescale",
          "decay = 1 / (tau * hidden rate * steps): weights are averages over the same share tau of any run",
