@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -59,6 +60,47 @@ TINY = [
 def tiny_overrides() -> list[str]:
     """The overrides, for tests that start the demo themselves."""
     return list(TINY)
+
+
+SOURCE = {"corpus": "calibration", "options": {"vocab": 32, "tokens": 131_072, "document_tokens": 4096}}
+LADDER: dict[str, Any] = {
+    "kind": "ladder", "name": "tiny-ladder", "title": "A tiny ladder <b>of</b> known entropy",
+    "data": {
+        "sources": [{**SOURCE, "name": "one"},
+                    {**SOURCE, "name": "two", "options": {**SOURCE["options"], "seed": 1}}],
+        "heldout_fraction": 0.1,
+    },
+    "ladder": {
+        "widths": [8, 16, 24], "depth": 1, "budgets": [12_000, 18_000, 27_000], "extra_seeds": {8: 1},
+        "held_out": {"width": 32, "tokens": 54_000, "variants": ["even"]}, "batch_size": 8, "seq_len": 32,
+        "warmup_steps": 8, "heldout_tokens": 2048, "accuracy_questions": 40,
+    },
+    "variants": {
+        "even": {}, "one": {"mixture": {"one": 1}}, "two": {"mixture": {"two": 1}},
+        "moe": {"model": {"expansion": 4, "granularity": 2}},
+    },
+    "laws": [
+        {"name": "loss", "candidates": ["chinchilla", "loss = E + A / C^a"], "variants": ["even"]},
+        {"name": "accuracy", "target": "accuracy", "candidates": ["task_sigmoid"], "variants": ["even"]},
+        {"name": "experts", "method": "factor", "against": "even", "variants": ["moe"]},
+        {"name": "interference", "method": "mixed"},
+    ],
+}  # fmt: skip
+"""Four variants of two sources that need no network: about 20 seconds of one core."""
+
+
+@pytest.fixture(scope="session")
+def tiny_ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished ladder of four variants. Only read it, as `tiny_run`."""
+    from flopwise.launch import run
+
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with open(root / "ladder.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        summary = run(LADDER, root / "ladder", workers=2, quiet=True)
+    assert not summary.failed, summary.failed
+    return root / "ladder"
 
 
 @pytest.fixture(scope="session")

@@ -58,8 +58,8 @@ def answer(
         low, high = joint.interval("K")
         p = joint.params
         notes.append(
-            f"mixed-modal law: synergy K = {p['K']:.3g} nats (95% interval {low:.3g} to {high:.3g}), competition "
-            f"{p['A']:.3g} / N^{p['alpha']:.2g} + {p['B']:.3g} / (D1 + D2)^{p['beta']:.2g}"
+            f"mixed-modal law: synergy K = {p['K']:.3g} nats (95% interval {low:.3g} to {high:.3g}), "
+            f"competition {p['A']:.3g} / N^{p['alpha']:.2g} + {p['B']:.3g} / (D1 + D2)^{p['beta']:.2g}"
         )
     except FlopwiseError as e:
         notes.append(f"mixed-modal law: {e}")
