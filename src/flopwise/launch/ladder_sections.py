@@ -45,7 +45,7 @@ class SourceSection(Section):
     def _one_of_two(self) -> SourceSection:
         if (self.corpus is None) == (self.path is None):
             raise ValueError("give either corpus (a shipped one) or path (your own files)")
-        known = (*corpora.NAMES, *corpora.MEDIA_NAMES)
+        known = (*corpora.NAMES, *corpora.MEDIA)
         if self.corpus is not None and self.corpus not in known:
             raise ValueError(f"corpus {self.corpus!r} is unknown; there are {', '.join(known)}")
         return self
