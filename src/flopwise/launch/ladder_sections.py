@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from flopwise.data import corpora
+from flopwise.data import corpora, media
 from flopwise.errors import FlopwiseError
 from flopwise.launch.basics import Count, Rung, Section, Share
 
@@ -45,7 +45,7 @@ class SourceSection(Section):
     def _one_of_two(self) -> SourceSection:
         if (self.corpus is None) == (self.path is None):
             raise ValueError("give either corpus (a shipped one) or path (your own files)")
-        known = (*corpora.NAMES, *corpora.MEDIA)
+        known = (*corpora.NAMES, *media.MEDIA)
         if self.corpus is not None and self.corpus not in known:
             raise ValueError(f"corpus {self.corpus!r} is unknown; there are {', '.join(known)}")
         return self
