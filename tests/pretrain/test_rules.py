@@ -56,7 +56,11 @@ def test_the_reference_width_is_the_optimiser_s():
 
 def test_completep_is_mup_at_its_reference_depth_and_folds_the_multiplier_beyond():
     rules = RuleSet(rate="completep", options={"rate.depth": 4})
-    flat, deep = (rules.values(model(128, depth), optimiser="adamw", **RUN) for depth in (4, 16))
+    flat, deep = (
+        rules.values(model(128, depth), optimiser="adamw", scales_outputs=True, **RUN) for depth in (4, 16)
+    )
+    with pytest.raises(FlopwiseError, match="which the trainer cannot give them; set rate.depth"):
+        rules.values(model(128, 16), optimiser="adamw", **RUN)
     assert flat == RuleSet(rate="mup").values(model(128, 4), optimiser="adamw", **RUN)
     assert deep.residual == 4 / 16 and deep.effective == flat.effective
     # A branch's output is multiplier x init: 1/depth in all, of which the init has 1/sqrt(2 depth) already.
