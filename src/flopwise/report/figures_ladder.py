@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from flopwise.report.figures import SERIES, both, loss_text, one
+from flopwise.report.figures import SERIES, both, loss_text, one, share_text
 from flopwise.report.format import count, flop, plain, tick, with_error
 from flopwise.report.runs import number
 from flopwise.report.svg import Plot, linear_axis, log_axis
@@ -83,10 +83,20 @@ def _ends(t: dict[str, Any]) -> tuple[float, float] | None:
     return None if low is None or high is None else (low, high)
 
 
-def _reach(tests: list[dict[str, Any]]) -> list[float]:
-    """All values that a tested prediction asks an axis to hold."""
-    values = [number(t.get(k)) for t in tests for k in ("predicted", "value", "low", "high", "measured")]
-    return [v for v in values if v is not None]
+def _reach(values: list[float], tests: list[dict[str, Any]]) -> list[float]:
+    """What an axis has to hold; the ends of wide intervals widen it by half at most."""
+    found = [number(t.get(k)) for t in tests for k in ("predicted", "value", "measured")]
+    hard = values + [v for v in found if v is not None]
+    ends = [e for t in tests for e in _ends(t) or ()]
+    room = 0.5 * (max(hard) - min(hard))
+    if not ends or not room:
+        return hard + ends
+    return [*hard, max(min(ends), min(hard) - room), min(max(ends), max(hard) + room)]
+
+
+def value_text(target: str) -> Callable[[float], str]:
+    """How a value of this target stands at an axis."""
+    return share_text if target.startswith(("accuracy", "error")) else loss_text
 
 
 def _draw_tests(plot: Plot, tests: list[dict[str, Any]], x: str, narrow: bool) -> None:
@@ -94,7 +104,8 @@ def _draw_tests(plot: Plot, tests: list[dict[str, Any]], x: str, narrow: bool) -
     for t in tests:
         value = number(t.get("predicted", t.get("value"))) or 0.0
         if ends := _ends(t):
-            plot.error(t[x], *ends, "held", cap=6)
+            whole = plot.y.low <= ends[0] and ends[1] <= plot.y.high
+            plot.error(t[x], *ends, "held", cap=6 if whole else 0)
         low, high = number(t.get("low90")), number(t.get("high90"))
         said = f"predicted {plain(value)}"
         if low is not None and high is not None:
@@ -107,13 +118,13 @@ def _draw_tests(plot: Plot, tests: list[dict[str, Any]], x: str, narrow: bool) -
             plot.dot(t[x], measured, "held", tip(t, measured, "held out, measured"), "diamond", 5)
         if not narrow:
             at = value if measured is None else measured
-            plot.text(t[x], at, f"{size_name(t)}, held out", "held", dx=11, dy=4)
+            plot.end_label(t[x], at, f"{size_name(t)}, held out", "held")
 
 
 def compute(entry: dict[str, Any], narrow: bool) -> Plot | None:
     """Loss against compute: points, the law's curves with bands, the held-out run."""
     points = [q for q in entry["points"] if q.get("C")]
-    if not points:
+    if not points or _of_something_else(entry):
         return None
     tests = _tests(entry, "C")
     many = len(entry["variants"]) > 1
@@ -121,10 +132,10 @@ def compute(entry: dict[str, Any], narrow: bool) -> Plot | None:
     curves = [c for c in entry["curves"] if c["C"] is not None]
     xs = [q["C"] for q in points] + [t["C"] for t in tests]
     shown = [v for c in curves if not c["held_out"] for v in c["value"]]
-    ys = [q["y"] for q in points] + _reach(tests) + shown
+    ys = _reach([q["y"] for q in points] + shown, tests)
     plot = Plot(
         log_axis(xs, "training compute C, FLOP (log)", tick, 3 if narrow else 6, pad=0.06),
-        linear_axis(ys, target_words(entry["target"]), loss_text, 7),
+        linear_axis(ys, target_words(entry["target"]), value_text(entry["target"]), 7),
         *((NARROW, 380) if narrow else (WIDE, 440)),
         right=22 if narrow else 140,
         title="Held-out loss against training compute, with the fitted law",
@@ -170,22 +181,19 @@ def _name_last(plot: Plot, points: list[dict[str, Any]], x: str, by: dict[Any, s
 def tokens(entry: dict[str, Any], variant: str, narrow: bool) -> Plot | None:
     """Loss against tokens of one variant, a curve per size."""
     points = [q for q in entry["points"] if q.get("D") and q["variant"] == variant]
-    if not points:
+    if not points or _of_something_else(entry):
         return None
     tests = _tests(entry, "D", variant)
     curves = [c for c in entry["curves"] if c["variant"] == variant]
     by = ramp([q.get("N") for q in points])
-    ys = (
-        [q["y"] for q in points]
-        + _reach(tests)
-        + [v for c in curves if not c["held_out"] for v in c["value"]]
-    )
+    shown = [v for c in curves if not c["held_out"] for v in c["value"]]
+    ys = _reach([q["y"] for q in points] + shown, tests)
     xs = [q["D"] for q in points] + [t["D"] for t in tests] + [d for c in curves for d in c["D"]]
     panel = len(entry["variants"]) > 1
     size = (NARROW, 360) if narrow or panel else (WIDE, 440)
     plot = Plot(
         log_axis(xs, "training tokens D (log)", tick, 4 if narrow or panel else 7, pad=0.0),
-        linear_axis(ys, target_words(entry["target"]), loss_text, 7),
+        linear_axis(ys, target_words(entry["target"]), value_text(entry["target"]), 7),
         *size,
         right=56 if narrow or panel else 170,
         title=f"Held-out loss against training tokens for each size, {variant}",
@@ -207,22 +215,27 @@ def tokens(entry: dict[str, Any], variant: str, narrow: bool) -> Plot | None:
     return plot
 
 
+def _of_something_else(entry: dict[str, Any]) -> bool:
+    """Whether the law is one of a single variable that is neither compute nor tokens, as accuracy of loss."""
+    return bool(entry.get("line")) and entry["line"]["variable"] not in ("C", "D")
+
+
 def one_variable(entry: dict[str, Any], narrow: bool) -> Plot | None:
     """A law of one variable: its target over that variable."""
     line = entry["line"]
-    points = [q for q in entry["points"] if line and q.get(line["variable"]) is not None]
-    if not line or not points or line["variable"] in ("C", "D"):
+    if not line or not _of_something_else(entry):
         return None
-    x = line["variable"]
+    points = [q for q in entry["points"] if q.get(line["variable"]) is not None]
+    x, said = line["variable"], value_text(entry["target"])
     tests = _tests(entry, x)
     many = len(entry["variants"]) > 1
     by = variant_colours(entry["variants"]) if many else ramp([q.get("N") for q in points])
     xs = [q[x] for q in points] + [t[x] for t in tests]
     plot = Plot(
-        linear_axis(xs, target_words(x), loss_text, 4 if narrow else 7)
+        linear_axis(xs, target_words(x), value_text(x), 4 if narrow else 7)
         if max(xs) < 5 * min(xs)
         else log_axis(xs, f"{target_words(x)} (log)", tick, 4 if narrow else 7),
-        linear_axis([q["y"] for q in points] + _reach(tests), target_words(entry["target"]), loss_text, 6),
+        linear_axis(_reach([q["y"] for q in points], tests), target_words(entry["target"]), said, 6),
         *((NARROW, 320) if narrow else (WIDE, 360)),
         right=22 if narrow else 140,
         title=f"{target_words(entry['target'])} against {x}, with the fitted law",

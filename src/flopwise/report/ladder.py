@@ -129,10 +129,12 @@ def _mine(
         where: dict[str, Any] = {}
         if made is not None:
             made["tested"] = True
-            kept = ("N", "D", "C", "width", "variant", "C_ratio", "level", "loss")
+            kept = ("N", "D", "C", "width", "variant", "C_ratio", "level")
             where = {k: made.get(k) for k in kept}
             if t["record"] is not None:
                 where["before_start_s"] = seconds_before(runs, t["record"], number(made.get("made_at")))
+                loss = runs.done[t["record"]].metrics.get("loss")
+                where["loss"] = number(loss.value) if loss else None
         out.append(where | {k: v for k, v in t.items() if v is not None})
     return out
 

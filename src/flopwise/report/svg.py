@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from html import escape
 
 Point = tuple[float, float]
+Label = tuple[float, float, str, str]
+"""Words beside a place: x, y, words, colour."""
+LABEL_WIDTH = 90
+"""Pixels between two places from which on their words do not meet."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Plot:
     top: float = 28
     bottom: float = 44
     marks: list[str] = field(default_factory=list)
-    labels: list[tuple[float, float, str, str]] = field(default_factory=list)
+    labels: list[Label] = field(default_factory=list)
 
     def at(self, x: float, y: float) -> Point:
         """Pixel position of a value."""
@@ -231,10 +235,19 @@ class Plot:
         )
 
 
-def _spread(
-    labels: list[tuple[float, float, str, str]], top: float, base: float, gap: float = 15
-) -> list[tuple[float, float, str, str]]:
-    """Labels moved apart vertically by at least `gap`, as little as a sweep down and a sweep back up need."""
+def _spread(labels: list[Label], top: float, base: float, gap: float = 15) -> list[Label]:
+    """Labels moved apart vertically by at least `gap`, those that stand beside one another alone."""
+    columns: list[list[Label]] = []
+    for label in sorted(labels, key=lambda label: label[0]):
+        if columns and label[0] - columns[-1][-1][0] < LABEL_WIDTH:
+            columns[-1].append(label)
+        else:
+            columns.append([label])
+    return [label for column in columns for label in _spread_column(column, top, base, gap)]
+
+
+def _spread_column(labels: list[Label], top: float, base: float, gap: float) -> list[Label]:
+    """As little as a sweep down and a sweep back up need."""
     rows = sorted(labels, key=lambda label: label[1])
     ys = [row[1] for row in rows]
     for i in range(1, len(ys)):
