@@ -280,6 +280,7 @@ class RuleSet:
     def values(
         self, cfg: ModelConfig, *, tokens: float, batch_size: int, seq_len: int, rates: Mapping[str, float],
         optimiser: str = "muon", warmup_steps: int = 40, z_loss: float = 0.0, rate_factor: float = 1.0,
+        scales_outputs: bool = False,
     ) -> Values:  # fmt: skip
         """Concrete numbers for one run.
 
@@ -288,9 +289,11 @@ class RuleSet:
             batch_size: the recipe's, in sequences of `seq_len` tokens.
             rates: the recipe's base rates by name: muon, adam, embed, head, norm (as embed), weight_decay.
             rate_factor: all rates times this.
+            scales_outputs: whether the trainer gives block outputs a rate and a scale of their own.
 
         Raises:
-            FlopwiseError: published constants of the Step law under Muon, an optimiser they are not for.
+            FlopwiseError: published constants of the Step law under Muon, an optimiser they are not for; or
+                CompleteP at another depth than its reference, and a trainer that does not scale outputs.
         """
         if optimiser not in ("muon", "adamw"):
             raise FlopwiseError(f"rules: optimiser {optimiser!r:.40} is unknown; there are muon, adamw")
@@ -306,6 +309,11 @@ class RuleSet:
         run = Run(cfg, float(tokens), batch_size, seq_len, rates, optimiser, warmup_steps, z_loss)
         run = replace(run, batch_size=int(self._apply("batch", run)["batch_size"]))
         found = self._apply("rate", run)
+        if found.get("residual", 1.0) != 1 and not scales_outputs:
+            raise FlopwiseError(
+                f"rules: completep at depth {cfg.n_layers} wants block outputs at {found['residual']:.3g} of the "
+                f"rate, which the trainer cannot give them; set rate.depth to the ladder's one depth"
+            )
         effective = {name: rate_factor * found[name] for name in GROUPS}
         run = replace(run, hidden=effective["hidden"])
         ratio = cfg.d_model / REFERENCE_WIDTH
