@@ -311,8 +311,8 @@ class RuleSet:
         found = self._apply("rate", run)
         if found.get("residual", 1.0) != 1 and not scales_outputs:
             raise FlopwiseError(
-                f"rules: completep at depth {cfg.n_layers} wants block outputs at {found['residual']:.3g} of the "
-                f"rate, which the trainer cannot give them; set rate.depth to the ladder's one depth"
+                f"rules: completep at depth {cfg.n_layers} wants block outputs at {found['residual']:.3g} of "
+                f"the rate, which the trainer cannot give them; set rate.depth to the ladder's one depth"
             )
         effective = {name: rate_factor * found[name] for name in GROUPS}
         run = replace(run, hidden=effective["hidden"])
