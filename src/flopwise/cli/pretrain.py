@@ -46,13 +46,14 @@ def pretrain(
     `--set ladder.optimiser=adamw --set ladder.model.expansion=8 --set train.processes=2`.
     """
     from flopwise.data.corpora import NAMES
+    from flopwise.data.media import MEDIA
 
     budgets = [int(number(text, "D")) for text in tokens or ["1M"]]
     kind, _, rest = tokenizer.partition(":")
     content: dict[str, Any] = {
         "kind": "ladder", "name": "pretrain", "title": "Pretraining", "seed": seed,
         "data": {
-            "sources": [{"corpus": s} if s in NAMES else {"path": s} for s in sources],
+            "sources": [{"corpus": s} if s in (*NAMES, *MEDIA) else {"path": s} for s in sources],
             "tokenizer": {"kind": kind}
             | ({"path": rest} if kind == "hub" else {"vocab_size": _size(rest)} if rest else {}),
         },

@@ -28,6 +28,7 @@ def run(
         FlopwiseError: the recipe is wrong, or another process runs in the same folder.
     """
     from flopwise.launch.expand import expand
+    from flopwise.launch.preview import check
     from flopwise.launch.progress import Display
     from flopwise.launch.recipe import load
     from flopwise.launch.scheduler import run_steps
@@ -36,6 +37,7 @@ def run(
 
     checked = load(recipe, overrides or [])
     steps = expand(checked)
+    check(steps)
     n_workers = checked.workers if workers is None else workers
     with Display(steps, quiet=quiet, workers=n_workers) as display:
         summary = run_steps(steps, RunStore(out), workers=n_workers, display=display)

@@ -263,5 +263,8 @@ class TrainSection(Section):
     compile: Literal["auto", "on", "off"] = "off"
     processes: Annotated[int, Field(ge=1, le=4096)] = 1
     parallel: Literal["ddp", "fsdp", "ep"] = "ddp"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    keep: Literal["last", "best"] | Count | dict[Literal["every"], Count] = "last"
+    """Which checkpoints stay beside the newest."""
     ensemble: Literal["auto", "off"] = "auto"
     """Whether runs of one shape are trained together as one batched model, where that is faster here."""

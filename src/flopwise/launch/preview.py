@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flopwise.flops.count import count_params, train_flops
 from flopwise.launch.costs import train_seconds_of
 from flopwise.models.config import ModelConfig
+from flopwise.train.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,16 +90,26 @@ def rungs(steps: list[Step], measured: bool = False) -> list[Rung]:
     return list(found.values())
 
 
+def check(steps: list[Step]) -> None:
+    """Refuse what cannot run here, before anything does.
+
+    Raises:
+        FlopwiseError: a model with its batch does not fit this machine's memory.
+    """
+    from flopwise.train.memory import check_memory
+
+    for rung in rungs(steps):
+        check_memory(rung.model, rung.batch_size, rung.seq_len, Settings.from_dict(rung.train))
+
+
 def _probe(rung: Rung) -> float:
     from flopwise.train.probe import probe
-    from flopwise.train.settings import Settings
 
     return probe(rung.model, rung.batch_size, rung.seq_len, Settings.from_dict(rung.train))
 
 
 def _memory(rung: Rung) -> float:
     from flopwise.train.memory import estimate_memory
-    from flopwise.train.settings import Settings
 
     return float(
         estimate_memory(rung.model, rung.batch_size, rung.seq_len, Settings.from_dict(rung.train)).total

@@ -12,6 +12,9 @@ from flopwise.errors import FlopwiseError, one_line
 from flopwise.records.folder import CURVE_FILE, RECORD_FILE, SPEC_FILE, RunFolder, atomic_write, read_curve
 from flopwise.records.record import RunRecord, read_record
 
+CARRIED_OUT = "train"
+"""Key of a spec that says how, not what."""
+
 
 def run_id(
     kind: str,
@@ -23,13 +26,16 @@ def run_id(
 ) -> str:
     """16 hexadecimal digits that depend on everything a run was asked to do, its ancestors included.
 
+    The spec's `train` (processes, precision, compiling: how a run is carried out) is left out: a stopped run
+    may go on with other numbers of processes, and its results are the same up to rounding.
+
     >>> run_id("sft", "demos", {"steps": 1}, 0, {}, {}) == run_id("sft", "demos", {"steps": 2}, 0, {}, {})
     False
     """
     whole = {
         "kind": kind,
         "method": method,
-        "spec": spec,
+        "spec": {name: value for name, value in spec.items() if name != CARRIED_OUT},
         "seed": seed,
         "parents": parents,
         "references": references,
@@ -72,10 +78,9 @@ class RunStore:
         path = self.root / run_id(kind, method, spec, seed, parents, references)
         try:
             known = RunFolder(path)
-            if (
-                run_id(known.kind, known.method, known.spec, known.seed, known.roles, known.references)
-                == known.id
-            ):
+            same = known.spec.get(CARRIED_OUT) == _plain(spec).get(CARRIED_OUT) or self.done(known.id)
+            whole = run_id(known.kind, known.method, known.spec, known.seed, known.roles, known.references)
+            if same and whole == known.id:
                 return known
         except (FlopwiseError, TypeError):
             pass  # new, damaged or edited
