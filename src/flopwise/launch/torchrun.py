@@ -201,4 +201,7 @@ def _tell(connection: Connection, **report: Any) -> None:
 
 
 if __name__ == "__main__":
-    {"agent": _agent, "rank": _rank}[sys.argv[1]](*sys.argv[2:])
+    if sys.argv[1] == "agent":
+        _agent(*sys.argv[2:])
+    else:
+        _rank(*sys.argv[2:])

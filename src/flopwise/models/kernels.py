@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from flopwise.models import native
+from flopwise.models import native, stock
 
 
 class _RMSNorm(Function):
@@ -214,6 +214,8 @@ def attention(qkv: Tensor, positions: Positions, n_heads: int, n_kv_heads: int) 
     rows and positions columns throughout: products with a side of D = 8 are then up to four times as fast
     in BLAS, and rotary halves are contiguous.
     """
+    if stock.wanted(qkv):
+        return stock.attention(qkv, positions, n_heads, n_kv_heads)
     if native.usable(qkv) and n_heads // n_kv_heads <= native.MAX_GROUP:
         cos, sin = positions.k_cos.T, positions.k_sin.T
         return native.Attention.apply(qkv, cos, sin, n_heads, n_kv_heads, positions.window or 0)
@@ -249,6 +251,8 @@ def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Ten
 
     One [N, V] buffer serves values and gradient, so a graph through it can be walked back once only.
     """
+    if stock.wanted(hidden):
+        return stock.token_logprobs(hidden, weight, targets)
     if native.usable(hidden):
         return native.TokenLogprobs.apply(hidden, weight, targets)
     logprobs, log_z = _TokenLogprobs.apply(hidden, weight, targets[:, None])

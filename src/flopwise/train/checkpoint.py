@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flopwise.errors import DamagedFile, one_line
 from flopwise.models.transformer import Transformer
-from flopwise.train import shards
+from flopwise.train.shards import load_weights, rank, weights
 
 STATE_FILE = "state.safetensors"
 KEPT_FOLDER = "checkpoints"
@@ -41,13 +41,13 @@ def save(path: Path, model: Transformer, optimiser: Stateful, counters: dict[str
         OSError: the disk is full or the folder cannot be written; the old file is untouched.
     """
     tensors = collect(model, optimiser)
-    if shards.rank() == 0:
+    if rank() == 0:
         _write(path, tensors, counters)
 
 
 def collect(model: Transformer, optimiser: Stateful, copy: bool = False) -> dict[str, Tensor]:
     """All tensors of the state, whole, on the processor; with `copy` the run may change its own meanwhile."""
-    tensors = {f"model.{name}": t for name, t in shards.weights(model).items()}
+    tensors = {f"model.{name}": t for name, t in weights(model).items()}
     tensors |= {f"optim.{name}": t for name, t in optimiser.state().items()}
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
@@ -109,7 +109,7 @@ class Writer:
             link = f"step-{step:09d}.safetensors"
         elif self.keep == "best" and loss is not None and (self.best is None or loss < self.best):
             self.best, link = loss, "best.safetensors"
-        if shards.rank():
+        if rank():
             return
         extra = {} if self.best is None else {"best": self.best}
         args = (tensors, {**counters, **extra}, link)
@@ -165,7 +165,7 @@ def load(
         with safe_open(path, framework="pt") as f:
             counters = json.loads((f.metadata() or {})["counters"])
             tensors: dict[str, Tensor] = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-        shards.load_weights(model, _part(tensors, "model."))
+        load_weights(model, _part(tensors, "model."))
         if optimiser is not None:
             optimiser.load_state(_part(tensors, "optim."))
         if generators:

@@ -69,7 +69,7 @@ class SplitMoE(MoE):
             part.rows = rows  # type: ignore[attr-defined]
             setattr(layer, name, part)
         layer.__class__ = cls
-        layer.rows = rows  # type: ignore[attr-defined]
+        layer.rows = rows  # type: ignore[assignment]
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, d_model], this process's tokens -> [N, d_model]."""
@@ -174,7 +174,7 @@ def clip(params: list[nn.Parameter], limit: float) -> Tensor:
     split = [shards.mine(p.grad) for p in params if p.grad is not None and shards.rows_of(p) is not None]
 
     def square(grads: list[Tensor]) -> Tensor:
-        norms = torch._foreach_norm(grads) if grads else []
+        norms = list(torch._foreach_norm(grads)) if grads else []
         return torch.stack(norms).square().sum() if norms else torch.zeros((), device=params[0].device)
 
     parts = square([g for g in split if g.numel()])

@@ -1,0 +1,52 @@
+"""Attention and the loss by PyTorch's own operators: on accelerators, and wherever bfloat16 is at work.
+
+`kernels` writes these two out for float32 on the processor. Under autocast the products here take bfloat16,
+while the softmax of the attention (inside the fused operator) and that of the loss are taken in float32.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from flopwise.models.kernels import Positions
+
+
+def wanted(x: Tensor) -> bool:
+    """Whether x is not what `kernels` was written for: on an accelerator, or under autocast."""
+    kind = x.device.type
+    return kind != "cpu" or torch.is_autocast_enabled(kind)
+
+
+def attention(qkv: Tensor, positions: Positions, n_heads: int, n_kv_heads: int) -> Tensor:
+    """`kernels.attention`: qkv [B, T, (H + 2K) D] -> [B, T, H D]."""
+    B, T, width = qkv.shape
+    H, K, D = n_heads, n_kv_heads, width // (n_heads + 2 * n_kv_heads)
+    q, k, v = qkv.view(B, T, H + 2 * K, D).transpose(1, 2).split([H, K, K], 1)
+    cos, sin = positions.k_cos.T, positions.k_sin.T
+    q, k = _turn(q, cos, sin), _turn(k, cos, sin)
+    k, v = (t.repeat_interleave(H // K, 1) for t in (k.to(v.dtype), v))
+    mask = None
+    if positions.window:
+        at = torch.arange(T, device=qkv.device)
+        before = at[:, None] - at
+        mask = (before >= 0) & (before < positions.window)
+    mixed = F.scaled_dot_product_attention(q.to(v.dtype), k, v, mask, is_causal=mask is None)
+    return mixed.transpose(1, 2).reshape(B, T, H * D)
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary turn of x [..., T, D] by tables [T, D], in the tables' precision."""
+    first, second = x.chunk(2, -1)
+    return x * cos + torch.cat([-second, first], -1) * sin
+
+
+def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """`kernels.token_logprobs`: hidden [N, d], weight [V, d], targets [N] -> [N], [N], in float32."""
+    logits = F.linear(hidden, weight).float()
+    log_z = logits.logsumexp(1)
+    return logits.gather(1, targets[:, None])[:, 0] - log_z, log_z
