@@ -236,7 +236,7 @@ def _path(
 
 
 UCI = "CC-BY-4.0"
-ARCHIVE = "none stated for the data (UEA and UCR archive); carrier BSD-3-Clause"
+ARCHIVE = "none stated; carrier BSD-3-Clause"
 MEDIA: dict[str, Media] = {
     "digits": Media(
         "image", SKLEARN, UCI, "1,797 handwritten digits, 8 x 8 (UCI: optical recognition)", digits,

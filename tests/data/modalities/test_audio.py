@@ -159,6 +159,9 @@ def test_hostile_sound_is_one_line(folder):
     cases = {
         "cut": (whole[:3000], "is cut: "), "head": (whole[:20], "no readable WAV file"),
         "empty": (b"", "no readable WAV file"), "text": (b"hello" * 20, "no readable WAV file"),
+        "wide": (whole[:34] + b"\xff" + whole[35:], "no readable WAV file|samples of 32 bytes|is cut"),
+        "chunk": (whole[:40] + b"\xff\xff\xff\x7f" + whole[44:], "is cut: "),
+        "backwards": (whole[:16] + b"\xff\xff\xff\xff" + whole[20:], "no readable WAV file"),
         "silent": (riff, "has no sound: 0 samples"),
         "alaw": (whole[:20] + b"\x06" + whole[21:], "no readable WAV file"),
     }  # fmt: skip

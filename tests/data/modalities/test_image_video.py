@@ -274,6 +274,14 @@ def test_hostile_pictures_are_one_line(tmp_path):
     }
     (tmp_path / "text.png").write_text("<svg>")
     (tmp_path / "cut.png").write_bytes(content[: len(content) // 2])
+    frames = [image.new("RGB", (9, 9), (20 * i, 0, 0)) for i in range(9)]
+    frames[0].save(tmp_path / "clip.gif", save_all=True, append_images=frames[1:])
+    animation = (tmp_path / "clip.gif").read_bytes()
+    for damaged in (animation[: len(animation) // 2], animation[:60] + b"\xff" * 40 + animation[100:]):
+        (tmp_path / "clip.gif").write_bytes(damaged)
+        with pytest.raises(FlopwiseError, match=r"clip\.gif (is cut or damaged|has \d frames)") as e:
+            opened("video", tmp_path / "clip.gif")
+        assert "\n" not in str(e.value)
     for name, message in cases.items():
         with pytest.raises(FlopwiseError, match=message) as e:
             opened("image", tmp_path / f"{name}.png")

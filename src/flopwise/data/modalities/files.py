@@ -98,10 +98,20 @@ def _clip(file: Path, name: str, label: str | None) -> Item:
     from PIL import ImageSequence
 
     with _opened(file) as picture:
-        n = getattr(picture, "n_frames", 1)
+        n = _frames(picture, file)
         _fits(file, (n, picture.height, picture.width, 3), 1)
-        frames = [_pixels(frame.convert("RGB"), file) for frame in ImageSequence.Iterator(picture)]
+        try:
+            frames = [_pixels(frame.convert("RGB"), file) for frame in ImageSequence.Iterator(picture)]
+        except (OSError, ValueError, EOFError, SyntaxError) as e:
+            raise FlopwiseError(f"{one_line(file, 200)} is cut or damaged ({type(e).__name__})") from e
     return Item(name, np.stack(frames), label)
+
+
+def _frames(picture: Any, file: Path) -> int:
+    try:
+        return int(getattr(picture, "n_frames", 1))
+    except Exception as e:
+        raise FlopwiseError(f"{one_line(file, 200)} is cut or damaged ({type(e).__name__})") from e
 
 
 def _opened(file: Path) -> Any:

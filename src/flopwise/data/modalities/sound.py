@@ -27,6 +27,8 @@ def wav(data: bytes, who: str) -> tuple[np.ndarray, int]:
                 f.getnframes(),
             )
             raw = f.readframes(frames)
+        if width not in (1, 2, 3, 4):
+            raise ValueError(f"{who} has samples of {width} bytes, must be 1 to 4")
         if len(raw) != frames * channels * width:
             raise ValueError(
                 f"{who} is cut: {len(raw):,} bytes of sound, {frames * channels * width:,} announced"
@@ -36,7 +38,7 @@ def wav(data: bytes, who: str) -> tuple[np.ndarray, int]:
         if "unknown format" not in str(e):
             raise ValueError(f"{who} is no readable WAV file ({e})") from e
         samples, rate, channels = _other(data, who)
-    except (EOFError, ZeroDivisionError) as e:
+    except (EOFError, RuntimeError, ArithmeticError) as e:  # what the reader lets through of a garbled header
         raise ValueError(f"{who} is no readable WAV file ({type(e).__name__})") from e
     if not len(samples) or rate <= 0:
         raise ValueError(f"{who} has no sound: {len(samples)} samples at {rate} per second")
