@@ -22,7 +22,7 @@ from flopwise.flops import (  # noqa: E402
 )
 from flopwise.flops.count import weight_bytes  # noqa: E402
 from flopwise.infer.local import LocalEngine  # noqa: E402
-from flopwise.models import kernels  # noqa: E402
+from flopwise.models import kernels, native  # noqa: E402
 from flopwise.models.config import ModelConfig  # noqa: E402
 from flopwise.models.transformer import Transformer  # noqa: E402
 from flopwise.train.loop import update_flops  # noqa: E402
@@ -35,6 +35,13 @@ SHAPES = {
     "wide heads": ModelConfig(64, 32, 2, 2, 1, 48, head_dim_override=24),
     "tied": ModelConfig(300, 40, 2, 4, 2, 112, tie_embeddings=True),
     "the dial": ModelConfig.from_width(64, 2, 512),
+    "window": ModelConfig.from_width(64, 2, 512, sliding_window=8),
+    "normed heads": ModelConfig.from_width(64, 2, 512, qk_norm=True),
+    "one expert per token": ModelConfig.from_width(64, 2, 512, expansion=8),
+    "shared experts": ModelConfig.from_width(48, 2, 300, expansion=4, granularity=8, shared_experts=2),
+    "dense layer first": ModelConfig.from_width(
+        64, 3, 512, expansion=4, granularity=4, balance="bias", qk_norm=True, sliding_window=16
+    ).with_(n_dense_layers=1),
 }
 
 
@@ -44,9 +51,12 @@ def cfg(request: pytest.FixtureRequest) -> ModelConfig:
 
 
 @pytest.fixture(autouse=True)
-def dense(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One span: the products of attention are then dense, as they are counted."""
-    monkeypatch.setattr(kernels, "SPAN", 256)
+def plain(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Products that PyTorch sees, and one span: those of attention are then dense, as they are counted. With
+    a window each query is a span: it is multiplied with the keys of its window."""
+    monkeypatch.setattr(native, "library", lambda: None)
+    windowed = "cfg" in request.fixturenames and request.getfixturevalue("cfg").sliding_window
+    monkeypatch.setattr(kernels, "SPAN", 1 if windowed else 256)
 
 
 def counted(work) -> float:
@@ -138,24 +148,58 @@ def test_parameters_by_group(cfg):
     def total(*words: str) -> int:
         return sum(n for name, n in sizes.items() if any(w in name for w in words))
 
-    assert count.total == count.active == sum(sizes.values())
+    assert count.total == sum(sizes.values())
     assert count.by_module == {
         "embedding": total("embed"), "attention": total("attn.qkv", "attn.out"),
-        "mlp": total("mlp.gate", "mlp.down"), "norms": total("norm"), "output": total("head"), "router": total("router"),
+        "mlp": total("mlp.gate", "mlp.down", "mlp.shared"), "norms": total("norm"),
+        "output": total("head"), "router": total("router"),
     }  # fmt: skip
     assert count.non_embedding == count.total - total("embed", "head") == count.total - count.embedding
+    # What is active takes part in one token's products, once.
+    products = forward_flops(cfg, 1, n_logits=0)
+    products = (products.total - products.scores) / 2 + total("norm")
+    assert count.active_non_embedding == products == count.active - count.embedding
+    assert (count.active == count.total) == (not cfg.n_experts)
 
 
 def test_six_nd_and_bytes():
     cfg = SHAPES["the dial"]
     assert six_nd(cfg, 1000) == 6 * count_params(cfg).non_embedding * 1000
+    sparse = SHAPES["one expert per token"]
+    assert six_nd(sparse, 1000) == 6 * count_params(sparse).active_non_embedding * 1000
     assert weight_bytes(cfg, 2) == 2 * count_params(cfg).total
     # Two tensors, two layers, two key-value heads of 16 units, ten positions, three sequences, four bytes.
     assert kv_cache_bytes(cfg, 10, 3) == 2 * 2 * 2 * 16 * 10 * 3 * 4
+
+
+def test_a_mixture_has_the_active_width_of_the_dense_model():
+    dense = count_params(ModelConfig.from_width(64, 2, 512))
+    for options in ({}, {"granularity": 4}, {"granularity": 8, "shared_experts": 1}):
+        cfg = ModelConfig.from_width(64, 2, 512, expansion=4, **options)
+        sparse = count_params(cfg)
+        routers = sparse.by_module["router"]
+        assert sparse.active == dense.total + routers
+        assert sparse.by_module["mlp"] == 4 * dense.by_module["mlp"]
+        assert routers == 2 * 64 * cfg.n_experts
+        assert (
+            forward_flops(cfg, 40).total == forward_flops(cfg.from_width(64, 2, 512), 40).total + 80 * routers
+        )
+
+
+def test_a_window_limits_scores_and_cache():
+    cfg, free = SHAPES["window"], SHAPES["the dial"]
+    assert forward_flops(cfg, 128).scores == forward_flops(free, 128).scores / 16
+    assert forward_flops(cfg, 8) == forward_flops(free, 8)
+    assert decode_flops(cfg, 100) == decode_flops(free, 8)
+    assert kv_cache_bytes(cfg, 100) == kv_cache_bytes(free, 8)
+    for prompt, n in ((3, 20), (8, 5), (30, 2), (1, 3)):
+        passes = sum((decode_flops(cfg, prompt + i) for i in range(1, n)), FlopCount())
+        assert generate_flops(cfg, prompt, [n]).total == (prefill_flops(cfg, prompt) + passes).total
 
 
 def test_counts_add_and_scale_by_module():
     a, b = FlopCount(attention=1, scores=2, mlp=3, output=4), FlopCount(attention=10, output=1)
     assert a + b == FlopCount(attention=11, scores=2, mlp=3, output=5)
     assert 2 * a == a * 2 == a + a
+    assert FlopCount(router=5).total == 5
     assert (a + b).total == 21

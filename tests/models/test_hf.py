@@ -147,6 +147,22 @@ def test_what_transformers_saves_loads_here(name, tmp_path):
         assert (model(ids(model)) - theirs(ids(model)).logits).abs().max() < 1e-4
 
 
+def test_load_balancing_is_that_of_transformers():
+    """They count a token k times, which the coefficient that is written to `config.json` makes up for."""
+    from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
+
+    model = Transformer(SHAPES["experts"]).initialise(0).train()
+    logits = []
+    for moe in model.experts():
+        moe.router.weight.data.mul_(20)
+        moe.router.register_forward_hook(lambda m, inputs, out: logits.append(out.detach()))
+    model(ids(model))
+    config = families.to_hf(model.cfg)
+    theirs = [load_balancing_loss_func((x,), config["num_local_experts"], 4) for x in logits]
+    ours = [moe.auxiliary.item() for moe in model.experts()]
+    assert [x.item() * config["router_aux_loss_coef"] for x in theirs] == pytest.approx(ours, rel=1e-5)
+
+
 def test_half_precision_weights_are_widened(tmp_path):
     model = noisy(Transformer(SHAPES["plain heads"]))
     hf.save(model, tmp_path)

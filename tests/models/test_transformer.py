@@ -21,14 +21,15 @@ def randn(*shape: int, seed: int = 0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def plain_attention(qkv, cos, sin, H: int, K: int):
+def plain_attention(qkv, cos, sin, H: int, K: int, window: int | None = None):
     """As the Llama family writes it: turn, repeat keys and values, mask, softmax."""
     B, T, _ = qkv.shape
     heads = qkv.view(B, T, H + 2 * K, -1).transpose(1, 2)
     a, b = heads[:, : H + K].chunk(2, -1)
     turned = heads[:, : H + K] * cos + torch.cat([-b, a], -1) * sin
     k, v = (x.repeat_interleave(H // K, 1) for x in (turned[:, H:], heads[:, H + K :]))
-    mixed = F.scaled_dot_product_attention(turned[:, :H], k, v, is_causal=True)
+    seen = torch.ones(T, T, dtype=torch.bool).tril().triu(1 - (window or T))
+    mixed = F.scaled_dot_product_attention(turned[:, :H], k, v, seen)
     return mixed.transpose(1, 2).flatten(2)
 
 
@@ -139,6 +140,105 @@ def test_the_dial():
 def test_impossible_shapes(changes, match):
     with pytest.raises(FlopwiseError, match=match):
         ModelConfig.from_width(32, 2, 64).with_(**changes)
+
+
+EXPERTS = {"n_experts": 8, "experts_per_token": 2, "d_expert": 16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"sliding_window": 0}, "sliding_window is 0"),
+        ({"sliding_window": 2.5}, "sliding_window is 2.5"),
+        ({"sliding_window": True}, "sliding_window is True"),
+        ({"n_experts": -1}, "n_experts is -1"),
+        ({"n_experts": 8}, "0 experts per token of 8; must be between 1 and 8"),
+        (EXPERTS | {"experts_per_token": 9}, "9 experts per token of 8"),
+        (EXPERTS | {"d_expert": 0}, "d_expert is 0"),
+        (EXPERTS | {"d_expert": 1.5}, "d_expert is 1.5"),
+        (EXPERTS | {"d_shared": 24, "scoring": "sigmoid"}, "not a multiple of d_expert 16"),
+        (EXPERTS | {"d_shared": 16}, "need scoring: sigmoid"),
+        (EXPERTS | {"balance": "bias"}, "need scoring: sigmoid"),
+        (EXPERTS | {"balance": "even"}, "must be one of aux, bias, none"),
+        (EXPERTS | {"scoring": "tanh"}, "must be one of softmax, sigmoid"),
+        (EXPERTS | {"aux_loss": -0.1}, "aux_loss is -0.1"),
+        (EXPERTS | {"router_z_loss": math.nan}, "router_z_loss is nan"),
+        (EXPERTS | {"bias_rate": "fast"}, "bias_rate is 'fast'"),
+        (EXPERTS | {"n_dense_layers": 2}, "leaves no layer of 2"),
+        (EXPERTS | {"scoring": "sigmoid", "sliding_window": 4}, "needs qk_norm"),
+        ({"experts_per_token": 2}, "need n_experts above 0"),
+        ({"d_shared": 16}, "need n_experts above 0"),
+    ],
+)
+def test_impossible_experts_and_windows(changes, match):
+    with pytest.raises(FlopwiseError, match=match) as e:
+        ModelConfig.from_width(32, 2, 64).with_(**changes)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"expansion": 0}, "expansion is 0"),
+        ({"expansion": 2.0}, "expansion is 2.0"),
+        ({"expansion": 4, "granularity": 0}, "granularity is 0"),
+        ({"expansion": 4, "granularity": 5}, "cannot be cut into granularity 5"),
+        ({"expansion": 4, "shared_experts": 1}, "shared_experts 1 must be below granularity 1"),
+        ({"expansion": 4, "granularity": 4, "shared_experts": -1}, "shared_experts is -1"),
+    ],
+)
+def test_impossible_dials(options, match):
+    with pytest.raises(FlopwiseError, match=match):
+        ModelConfig.from_width(32, 2, 64, **options)
+
+
+def test_the_dial_of_experts():
+    cfg = ModelConfig.from_width(64, 2, 512, expansion=4, granularity=8, shared_experts=2, balance="bias")
+    assert (cfg.n_experts, cfg.experts_per_token, cfg.d_expert, cfg.d_shared) == (30, 6, 22, 44)
+    assert cfg.experts_per_token * cfg.d_expert + cfg.d_shared == cfg.d_ff
+    assert (cfg.scoring, cfg.norm_topk) == ("sigmoid", True)
+    one = ModelConfig.from_width(64, 2, 512, expansion=8)
+    assert (one.n_experts, one.experts_per_token, one.scoring, one.norm_topk) == (8, 1, "softmax", False)
+    assert ModelConfig.from_width(64, 2, 512, granularity=4) == ModelConfig.from_width(64, 2, 512)
+
+
+@pytest.mark.parametrize("window", [1, 5, kernels.SPAN, 50, 200])
+@pytest.mark.parametrize("T", [1, 40, 3 * kernels.SPAN - 7])
+def test_a_window_and_its_gradient(T, window):
+    H, K = 4, 2
+    cos, sin = (t.double() for t in rope_tables(ModelConfig(8, 8 * H, 1, H, K, 16), T))
+    positions = kernels.Positions.of(cos, sin, H, K, window)
+    ours, plain = (randn(2, T, (H + 2 * K) * 8).requires_grad_() for _ in range(2))
+    a, b = kernels.attention(ours, positions, H, K), plain_attention(plain, cos, sin, H, K, window)
+    assert torch.allclose(a, b, atol=1e-12)
+    weight = randn(*a.shape, seed=1)
+    (a * weight).sum().backward()
+    (b * weight).sum().backward()
+    assert torch.allclose(ours.grad, plain.grad, atol=1e-12)
+
+
+def test_normed_heads_and_their_gradient():
+    H, K, D = 4, 2, 6
+    x = randn(5, (H + 2 * K) * D).requires_grad_()
+    q, k = randn(D, seed=1).requires_grad_(), randn(D, seed=2).requires_grad_()
+
+    def plain(x, q, k):
+        heads = x.view(5, -1, D)
+        normed = [F.rms_norm(heads[:, :H], (D,), q, 1e-5), F.rms_norm(heads[:, H : H + K], (D,), k, 1e-5)]
+        return torch.cat([*normed, heads[:, H + K :]], 1).flatten(1)
+
+    assert torch.allclose(kernels.qk_norm(x, q, k, H, K, 1e-5), plain(x, q, k))
+    torch.autograd.gradcheck(lambda *args: kernels.qk_norm(*args, H, K, 1e-5), (x, q, k))
+
+
+def test_what_lies_before_the_window_is_not_seen():
+    model = Transformer(ModelConfig.from_width(32, 1, 64, sliding_window=10)).initialise(0)
+    torch.nn.init.normal_(model.head.weight)
+    x = torch.arange(60)[None] % 64
+    y = x.clone()
+    y[:, :20] = 0
+    assert torch.allclose(model(x)[:, 29:], model(y)[:, 29:], atol=1e-5)
+    assert not torch.allclose(model(x)[:, 28], model(y)[:, 28], atol=1e-5)
 
 
 def test_config_round_trips():

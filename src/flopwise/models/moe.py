@@ -133,8 +133,8 @@ class MoE(nn.Module):
         self.cfg = cfg
         E, width, inner = cfg.n_experts, cfg.d_model, cfg.d_expert
         self.router = nn.Linear(width, E, bias=False)
-        self.gate_up = nn.Parameter(torch.empty(E, 2 * inner, width))
-        self.down = nn.Parameter(torch.empty(E, width, inner))
+        self.gate_up = nn.Parameter(torch.zeros(E, 2 * inner, width))
+        self.down = nn.Parameter(torch.zeros(E, width, inner))
         self.shared = MLP(width, cfg.d_shared) if cfg.d_shared else None
         # Part of the state: a resumed run selects as it would have.
         self.register_buffer("bias", torch.zeros(E))

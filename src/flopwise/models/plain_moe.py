@@ -11,7 +11,7 @@ def route(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """logits [N, E], bias [E] -> weights and chosen experts [N, k]; and, if `watched` (else zeros), the mean
     over tokens of each expert's share of the scores [E] and each token's log-sum-exp [N]."""
-    logits = logits.float()
+    logits = logits.float() if logits.dtype.itemsize < 4 else logits
     scores = logits.softmax(1) if softmax else logits.sigmoid()
     with torch.no_grad():
         chosen = (scores + bias).topk(k, 1).indices
