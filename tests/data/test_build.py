@@ -92,6 +92,7 @@ def test_entries_say_what_happened(prepared):
     train = sum(len(t) for t in TEXTS) - mine["bytes"]
     assert mine["bytes_per_token"] == mine["bytes"] / mine["tokens"]
     assert mine["heldout_bytes_per_token"] == pytest.approx(train / mine["heldout_tokens"])
+    assert prepared.about["corpora"][2]["heldout_documents_copied"] == 0
     record = json.loads((prepared.path / "run.json").read_text())
     assert record["data"] == {
         "corpus": "stdlib+mine+images", "modality": "image+text", "tokens_seen": None,
@@ -203,6 +204,15 @@ def test_data_without_text_have_no_tokenizer(section, tmp_path):
     assert not (tmp_path / "tokenizer.json").exists()
     with pytest.raises(FlopwiseError, match="prepared without a task"):
         data.problems("test")
+
+
+def test_copies_among_held_out_images_are_told(tmp_path):
+    (tmp_path / "images").mkdir()
+    for i in range(40):
+        np.save(tmp_path / "images" / f"{i}.npy", np.full((4, 4), 80 * (i % 2), dtype=np.uint8))
+    source = {"path": str(tmp_path / "images"), "modality": "image", "options": {"levels": 8}}
+    (entry,) = build({"sources": [source], "heldout_fraction": 0.2}, tmp_path)["corpora"]
+    assert entry["heldout_documents_copied"] == entry["heldout_documents"] == 8
 
 
 def test_alike_sources_share_their_ids():

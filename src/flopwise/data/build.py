@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -148,6 +149,7 @@ def _write_tokens(
         for held, side in ((False, "train"), (True, "heldout"))
     }
     n_bytes = {False: 0, True: 0}
+    seen: dict[bool, list[bytes]] = {False: [], True: []}
     try:
         for document in stream.documents:
             if len(document.ids) and not 0 <= document.ids.min() <= document.ids.max() < mine.size:
@@ -157,11 +159,13 @@ def _write_tokens(
                 )
             writers[document.heldout].add(document.ids + mine.offset)
             n_bytes[document.heldout] += document.n_bytes
+            seen[document.heldout].append(hashlib.blake2b(document.ids.tobytes(), digest_size=8).digest())
         tokens = {held: writer.finish() for held, writer in writers.items()}
     except BaseException:
         for writer in writers.values():
             writer.discard()
         raise
+    known = set(seen[False])
     return {
         "name": name, "modality": kind, "license": stream.license, "source": stream.source,
         "documents": writers[False].documents, "heldout_documents": writers[True].documents,
@@ -169,5 +173,6 @@ def _write_tokens(
         "tokens": tokens[False], "heldout_tokens": tokens[True],
         "bytes_per_token": n_bytes[False] / tokens[False],
         "heldout_bytes_per_token": n_bytes[True] / tokens[True],
+        "heldout_documents_copied": sum(digest in known for digest in seen[True]),
         "options": stream.options, **stream.extra,
     }  # fmt: skip
