@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from flopwise.models.config import ModelConfig  # noqa: E402
 from flopwise.models.transformer import Transformer  # noqa: E402
+from flopwise.train import optim  # noqa: E402
 from flopwise.train.optim import REFERENCE_WIDTH, Optimiser, Rates, orthogonalise  # noqa: E402
 
 NEAR_ONE = (0.65, 1.25)
@@ -28,6 +29,16 @@ def test_orthogonalise_brings_singular_values_near_one(shape):
     known = torch.linalg.svdvals(G.double())
     strong = values[known > 0.05 * known.amax(-1, keepdim=True)]
     assert NEAR_ONE[0] < strong.min() and values.max() < NEAR_ONE[1]
+
+
+@pytest.mark.parametrize("spread", [0, -6])
+def test_the_iteration_on_the_small_matrix_ends_where_the_plain_one_does(spread, monkeypatch):
+    G = randn(3, 16, 48) * torch.logspace(0, spread, 16)[:, None]
+    small = orthogonalise(G)
+    monkeypatch.setattr(optim, "LONG", float("inf"))
+    assert torch.allclose(small, orthogonalise(G), atol=1e-5)
+    monkeypatch.setattr(optim, "LONG", 1.0)
+    assert torch.allclose(orthogonalise(G[..., :20]), orthogonalise(G[..., :20].double()).float(), atol=1e-4)
 
 
 def test_orthogonalise_keeps_the_singular_vectors():

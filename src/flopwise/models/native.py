@@ -34,25 +34,26 @@ def usable(x: Tensor) -> bool:
 
 def _run(name: str, rows: int, *arguments: Tensor | int | float) -> None:
     """Call a function of `native.cpp` for rows [0, rows) with contiguous tensors."""
-    function = getattr(library(), name)
-    passed: list[Any] = []
-    for a in arguments:
-        if isinstance(a, Tensor):
-            passed.append(ctypes.c_void_p(a.data_ptr()))
-        else:
-            passed.append(ctypes.c_float(a) if isinstance(a, float) else ctypes.c_long(a))
+    function = _function(name, tuple(map(type, arguments)))
+    passed = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
     threads = torch.get_num_threads()
     if threads == 1:
-        function(ctypes.c_long(0), ctypes.c_long(rows), *passed)
+        function(0, rows, *passed)
         return
     ends = [rows * i // threads for i in range(threads + 1)]
-    calls = [
-        _pool(threads).submit(function, ctypes.c_long(a), ctypes.c_long(b), *passed)
-        for a, b in itertools.pairwise(ends)
-        if b > a
-    ]
+    calls = [_pool(threads).submit(function, a, b, *passed) for a, b in itertools.pairwise(ends) if b > a]
     for call in calls:
         call.result()
+
+
+@functools.cache
+def _function(name: str, kinds: tuple[type, ...]) -> Any:
+    """The compiled function, told once how to take its arguments (a tensor by its address)."""
+    function = getattr(library(), name)
+    known = {int: ctypes.c_long, float: ctypes.c_float}
+    function.argtypes = [ctypes.c_long, ctypes.c_long, *(known.get(k, ctypes.c_void_p) for k in kinds)]
+    function.restype = None
+    return function
 
 
 @functools.cache
