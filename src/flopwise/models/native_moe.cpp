@@ -14,19 +14,20 @@
 extern "C" {
 
 // Scores [N, E] of logits [N, E], the k highest of score + bias as chosen [N, k], and their weights [N, k]:
-// their scores, over their sum if `norm`, times `scale`.
+// their scores, over their sum if `norm`, times `scale`; log_z [N] is the log-sum-exp of each row's logits.
 void route(long begin, long end, const float* logits, const float* bias, float* scores, int64_t* chosen, float* weights,
-           long E, long k, long softmax, long norm, float scale) {
+           float* log_z, long E, long k, long softmax, long norm, float scale) {
     std::vector<float> best(k);
     for (long n = begin; n < end; n++) {
         const float* row = logits + n * E;
         float* s = scores + n * E;
+        float top = row[0], total = 0;
+        for (long e = 1; e < E; e++) top = std::max(top, row[e]);
+#pragma omp simd reduction(+ : total)
+        for (long e = 0; e < E; e++) total += s[e] = exponential(row[e] - top);
+        log_z[n] = top + std::log(total);
         if (softmax) {
-            float top = row[0], sum = 0;
-            for (long e = 1; e < E; e++) top = std::max(top, row[e]);
-#pragma omp simd reduction(+ : sum)
-            for (long e = 0; e < E; e++) sum += s[e] = exponential(row[e] - top);
-            const float share = 1.0f / sum;
+            const float share = 1.0f / total;
             for (long e = 0; e < E; e++) s[e] *= share;
         } else {
 #pragma omp simd

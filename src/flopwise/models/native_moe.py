@@ -28,11 +28,11 @@ class _Route(Function):
         scores, weights = torch.empty_like(logits), logits.new_empty(N, k)
         chosen = torch.empty(N, k, dtype=torch.int64)
         sizes = (E, k, int(softmax), int(norm), float(scale))
-        _run("route", N, logits, bias, scores, chosen, weights, *sizes)
-        shares, log_z = logits.new_zeros(E), logits.new_zeros(N)
+        log_z = logits.new_empty(N)
+        _run("route", N, logits, bias, scores, chosen, weights, log_z, *sizes)
+        shares = logits.new_zeros(E)
         if watched:
             shares = (scores if softmax else scores / scores.sum(1, keepdim=True)).mean(0)
-            log_z = logits.logsumexp(1)
         ctx.save_for_backward(logits, scores, chosen, log_z)
         ctx.sizes = sizes
         ctx.mark_non_differentiable(chosen)
@@ -54,8 +54,8 @@ class _Route(Function):
 def route(
     logits: Tensor, bias: Tensor, k: int, softmax: bool, norm: bool, scale: float, watched: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """logits [N, E], bias [E] -> weights and chosen experts [N, k]; and, if `watched` (else zeros), the mean
-    over tokens of each expert's share of the scores [E] and each token's log-sum-exp [N]."""
+    """logits [N, E], bias [E] -> weights and chosen experts [N, k]; and, if `watched`, the mean
+    over tokens of each expert's share of the scores [E] and each token's log-sum-exp [N] (else anything)."""
     return _Route.apply(logits, bias, k, softmax, norm, scale, watched)
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 def route(
     logits: Tensor, bias: Tensor, k: int, softmax: bool, norm: bool, scale: float, watched: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """logits [N, E], bias [E] -> weights and chosen experts [N, k]; and, if `watched` (else zeros), the mean
-    over tokens of each expert's share of the scores [E] and each token's log-sum-exp [N]."""
+    """logits [N, E], bias [E] -> weights and chosen experts [N, k]; and, if `watched`, the mean
+    over tokens of each expert's share of the scores [E] and each token's log-sum-exp [N] (else anything)."""
     logits = logits.float() if logits.dtype.itemsize < 4 else logits
     scores = logits.softmax(1) if softmax else logits.sigmoid()
     with torch.no_grad():
