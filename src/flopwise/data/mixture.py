@@ -40,6 +40,7 @@ class Source:
 
     def __init__(self, shards: Sequence[Shards], name: str = "text", limit: int | None = None):
         self.shards, self.name, self.limit = list(shards), name, limit
+        self._known: tuple[int, int, np.ndarray] | None = None
 
     @property
     def n_tokens(self) -> int:
@@ -49,7 +50,7 @@ class Source:
 
     def n_windows(self, seq_len: int) -> int:
         """Windows: the length of an epoch in rows."""
-        total = sum(s.n_windows(seq_len) for s in self.shards)
+        total, _ = self._ends(seq_len)
         return total if self.limit is None else min(total, self.limit // seq_len)
 
     def check(self, n_rows: int, seq_len: int) -> None:
@@ -80,26 +81,37 @@ class Source:
         Raises:
             FlopwiseError: the source is shorter than one row.
         """
-        per_shard = [s.n_windows(seq_len) for s in self.shards]
-        ends = np.cumsum(per_shard)
-        n_windows = self.n_windows(seq_len)
+        total, ends = self._ends(seq_len)
+        n_windows = total if self.limit is None else min(total, self.limit // seq_len)
         if not n_windows:
             self.check(n, seq_len)
-        epochs, slots = np.divmod(np.arange(first, first + n)[part], n_windows)
-        index = np.empty(len(slots), dtype=np.int64)
-        for epoch in np.unique(epochs).tolist():
-            now = epochs == epoch
-            index[now] = permutation(n_windows, seed, stream, epoch)[slots[now]]
-        if n_windows < ends[-1]:
-            index = permutation(int(ends[-1]), SUBSET_SEED)[index].astype(np.int64)
+        places = np.arange(first, first + n)[part]
+        epoch = first // n_windows
+        if first + n <= (epoch + 1) * n_windows:
+            index = permutation(n_windows, seed, stream, epoch)[places - epoch * n_windows]
+        else:
+            epochs, slots = np.divmod(places, n_windows)
+            index = np.empty(len(slots), dtype=np.int64)
+            for epoch in np.unique(epochs).tolist():
+                now = epochs == epoch
+                index[now] = permutation(n_windows, seed, stream, epoch)[slots[now]]
+        if n_windows < total:
+            index = permutation(total, SUBSET_SEED)[index]
         if len(self.shards) == 1:
             return self.shards[0].windows(index, seq_len)
         out = np.empty((len(index), seq_len + 1), dtype=np.int64)
-        which = np.searchsorted(ends, index, side="right")
+        which = np.searchsorted(ends[1:], index, side="right")
         for i in np.unique(which).tolist():
             mine = which == i
-            out[mine] = self.shards[i].windows(index[mine] - (ends[i] - per_shard[i]), seq_len)
+            out[mine] = self.shards[i].windows(index[mine].astype(np.int64) - ends[i], seq_len)
         return out
+
+    def _ends(self, seq_len: int) -> tuple[int, np.ndarray]:
+        """All windows, and where each shard's begin and end."""
+        if self._known is None or self._known[0] != seq_len:
+            ends = np.cumsum([0, *(s.n_windows(seq_len) for s in self.shards)])
+            self._known = seq_len, int(ends[-1]), ends
+        return self._known[1:]
 
 
 class Mixture:
@@ -121,7 +133,7 @@ class Mixture:
         self.sources = [Source(shards, name, unique_tokens) for name, shards in sources.items()]
         total = sum(weights.values())
         self.weights = {name: weights[name] / total for name in sources}
-        self._checked: set[tuple[int, int]] = set()
+        self._checked: dict[tuple[int, int], list[int]] = {}
 
     @property
     def tokens_unique(self) -> int:
@@ -152,10 +164,17 @@ class Mixture:
         Raises:
             FlopwiseError: a source has no row in the batch, or fewer than the batch takes.
         """
-        if (batch_size, seq_len) not in self._checked:
-            for source, n in zip(self.sources, self.rows(batch_size).values(), strict=True):
+        self._counts(batch_size, seq_len)
+
+    def _counts(self, batch_size: int, seq_len: int) -> list[int]:
+        """Rows of each source, checked once."""
+        counts = self._checked.get((batch_size, seq_len))
+        if counts is None:
+            counts = list(self.rows(batch_size).values())
+            for source, n in zip(self.sources, counts, strict=True):
                 source.check(n, seq_len)
-            self._checked.add((batch_size, seq_len))
+            self._checked[batch_size, seq_len] = counts
+        return counts
 
     def batch(
         self, step: int, batch_size: int, seq_len: int, seed: int, rank: int = 0, ranks: int = 1
@@ -166,9 +185,9 @@ class Mixture:
         Raises:
             FlopwiseError: what `check` raises.
         """
-        self.check(batch_size, seq_len)
         parts, before = [], 0
-        for stream, (source, n) in enumerate(zip(self.sources, self.rows(batch_size).values(), strict=True)):
+        counts = self._counts(batch_size, seq_len)
+        for stream, (source, n) in enumerate(zip(self.sources, counts, strict=True)):
             mine = slice((rank - before) % ranks, None, ranks)
             parts.append(source.rows(step * n, n, seq_len, seed, stream, mine))
             before += n

@@ -141,7 +141,9 @@ class Shards:
             dtype = np.dtype(header["dtype"]).newbyteorder("<")
             files = [(path.with_name(f["name"]), int(f["tokens"]), f["sha256"]) for f in header["files"]]
             starts = _beside(path, ".starts")
-            self.parts: list[np.ndarray] = [np.memmap(file, dtype=dtype, mode="r") for file, _, _ in files]
+            self.parts: list[np.ndarray] = [
+                np.asarray(np.memmap(file, dtype=dtype, mode="r")) for file, _, _ in files
+            ]
             """Ids of each file."""
             self.starts: np.ndarray = np.memmap(starts, dtype="<i8", mode="r")
             """Where documents begin, counted over all files."""
@@ -157,6 +159,7 @@ class Shards:
                 f"shard {path} is damaged: its bytes are not those that were written; prepare the data again"
             )
         self._bounds = np.cumsum([0, *(len(part) for part in self.parts)])
+        self._views: dict[int, list[np.ndarray]] = {}
 
     def __len__(self) -> int:
         return int(self._bounds[-1])
@@ -173,16 +176,28 @@ class Shards:
 
     def windows(self, index: np.ndarray, seq_len: int) -> np.ndarray:
         """Windows [n, seq_len + 1] int64 of numbers `index` [n]: inputs and, one further on, targets."""
-        counts = [(len(part) - 1) // seq_len for part in self.parts]
-        if len(self.parts) == 1:
-            return _gather(self.parts[0], index, seq_len)
-        ends = np.cumsum(counts)
+        views = self._views.get(seq_len) or self._viewed(seq_len)
+        if len(views) == 1:
+            return views[0][index].astype(np.int64)
+        ends = np.cumsum([len(view) for view in views])
         which = np.searchsorted(ends, index, side="right")
         out = np.empty((len(index), seq_len + 1), dtype=np.int64)
         for i in np.unique(which).tolist():
             mine = which == i
-            out[mine] = _gather(self.parts[i], index[mine] - (ends[i] - counts[i]), seq_len)
+            out[mine] = views[i][index[mine] - (ends[i] - len(views[i]))]
         return out
+
+    def _viewed(self, seq_len: int) -> list[np.ndarray]:
+        """Each file as windows [n, seq_len + 1] that overlap by one token. Rows of such a view are copied
+        whole, several times faster than by an index for every token."""
+        views = []
+        for part in self.parts:
+            shape, size = ((len(part) - 1) // seq_len, seq_len + 1), part.itemsize
+            views.append(
+                np.lib.stride_tricks.as_strided(part, shape, (seq_len * size, size), writeable=False)
+            )
+        self._views = {seq_len: views}
+        return views
 
     def document_windows(self, seq_len: int, n_tokens: int) -> tuple[np.ndarray, np.ndarray]:
         """Windows [n, seq_len + 1] int64 and their documents [n], about `n_tokens`: the yardstick of
@@ -213,15 +228,6 @@ class Shards:
             first = place - int(self._bounds[file])
             rows[i] = self.parts[file][first : first + seq_len + 1]
         return rows, documents
-
-
-def _gather(tokens: np.ndarray, index: np.ndarray, seq_len: int) -> np.ndarray:
-    # A view whose rows overlap by one token: taking rows of it copies whole rows, several times faster than
-    # an index for every token.
-    size = tokens.itemsize
-    shape = ((len(tokens) - 1) // seq_len, seq_len + 1)
-    rows = np.lib.stride_tricks.as_strided(tokens, shape, (seq_len * size, size), writeable=False)
-    return rows[index].astype(np.int64)
 
 
 def _beside(path: Path, ending: str) -> Path:
