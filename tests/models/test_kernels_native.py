@@ -88,6 +88,18 @@ def test_attention_of_large_scores():
 
 
 @compiled
+def test_what_is_no_number_stays_none():
+    """The loop stops at a loss that is not finite, which must not be hidden from it."""
+    cfg = ModelConfig(8, 16, 1, 2, 1, 8)
+    at = Positions.of(*rope_tables(cfg, 9), 2, 1)
+    qkv = randn(1, 9, 32)
+    qkv[0, 4, 3] = torch.nan  # a query of head 0
+    out = kernels.attention(qkv, at, 2, 1)
+    assert out[0, 4, :8].isnan().all() and out[0, :4].isfinite().all()
+    assert kernels.swiglu(torch.full((1, 8), torch.nan)).isnan().all()
+
+
+@compiled
 def test_more_query_heads_than_the_compiled_code_takes_go_to_torch():
     cfg = ModelConfig(8, 33 * 2, 1, 33, 1, 8)
     at = Positions.of(*rope_tables(cfg, 5), 33, 1)

@@ -51,54 +51,124 @@ void product(long m, long n, long k, const float* a, long a_row, long a_col, con
     for (; j < n; j += 8) columns<1>(m, k, a, a_row, a_col, b + j, b_row, c + j, c_row, add);
 }
 
-// Rotary turn of one head's x[D] by row `cos`, `sin`; `sign` -1 turns back.
-inline void turn(const float* x, const float* cos, const float* sin, long D, float scale, float sign, float* out) {
-    const long half = D / 2;
-    for (long i = 0; i < half; i++) {
-        out[i] = scale * (x[i] * cos[i] - sign * x[i + half] * sin[i]);
-        out[i + half] = scale * (x[i + half] * cos[i + half] + sign * x[i] * sin[i + half]);
+// Attention works on tiles of LANES pairs (position, query head): the heads that share a key-value head, at some
+// consecutive positions. Arrays of a tile are [D or keys, LANES], so that softmax needs no sums across a vector.
+constexpr long LANES = 32;
+
+inline void transpose8(Lanes* x) {
+    Lanes y[8];
+    for (int i = 0; i < 8; i += 2) {
+        y[i] = __builtin_shufflevector(x[i], x[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        y[i + 1] = __builtin_shufflevector(x[i], x[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+    for (int i = 0; i < 8; i += 4)
+        for (int j = 0; j < 2; j++) {
+            x[i + 2 * j] = __builtin_shufflevector(y[i + j], y[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            x[i + 2 * j + 1] = __builtin_shufflevector(y[i + j], y[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    for (int i = 0; i < 4; i++) {
+        y[i] = __builtin_shufflevector(x[i], x[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        y[i + 4] = __builtin_shufflevector(x[i], x[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    std::copy_n(y, 8, x);
+}
+
+// out [D, LANES] from a row of D for each lane, and back.
+inline void to_lanes(float* const* rows, long D, float* out) {
+    for (long lane = 0; lane < LANES; lane += 8) {
+        long i = 0;
+        for (; i + 8 <= D; i += 8) {
+            Lanes x[8];
+            for (int j = 0; j < 8; j++) x[j] = *(const Unaligned*)(rows[lane + j] + i);
+            transpose8(x);
+            for (int j = 0; j < 8; j++) *(Unaligned*)(out + (i + j) * LANES + lane) = x[j];
+        }
+        for (; i < D; i++)
+            for (int j = 0; j < 8; j++) out[i * LANES + lane + j] = rows[lane + j][i];
     }
 }
 
-// Attention of one batch element and one key-value head: G query heads share K keys and values of T positions.
-// Lanes are the pairs (position, query head) of some consecutive positions; scores are [keys, lanes], so that
-// softmax needs no sums across a vector.
-constexpr long LANES = 32;
+inline void from_lanes(const float* in, long D, float* const* rows) {
+    for (long lane = 0; lane < LANES; lane += 8) {
+        long i = 0;
+        for (; i + 8 <= D; i += 8) {
+            Lanes x[8];
+            for (int j = 0; j < 8; j++) x[j] = *(const Unaligned*)(in + (i + j) * LANES + lane);
+            transpose8(x);
+            for (int j = 0; j < 8; j++) *(Unaligned*)(rows[lane + j] + i) = x[j];
+        }
+        for (; i < D; i++)
+            for (int j = 0; j < 8; j++) rows[lane + j][i] = in[i * LANES + lane + j];
+    }
+}
 
+// Rotary turn of n numbers each of the two halves (RoFormer, arXiv 2104.09864, eq. 34); `sign` -1 turns back.
+inline void turn(const float* first, const float* second, const float* cos, const float* sin, long n, float scale,
+                 float sign, float* out_first, float* out_second) {
+    for (long i = 0; i < n; i++) {
+        const float a = first[i], b = second[i];
+        out_first[i] = scale * (a * cos[i] - sign * b * sin[i]);
+        out_second[i] = scale * (b * cos[i] + sign * a * sin[i]);
+    }
+}
+
+// One batch element and one key-value head at a time, G query heads; `window` > 0 keys are seen, or all.
 struct Head {
-    long T, D, G, window, row, queries, keys_at, values_at;
+    long T, D, G, window, row, positions, wide, queries, keys_at, values_at;
     const float *qkv, *cos, *sin;
-    long positions, wide;
-    std::vector<float> keys, values, query, query_rows, scores;
+    std::vector<float> keys, values, tables, query, scores, spare;
+    float* rows[LANES];
 
     Head(const float* qkv, const float* cos, const float* sin, long T, long H, long K, long D, long window)
-        : T(T), D(D), G(H / K), window(window), row((H + 2 * K) * D), qkv(qkv), cos(cos), sin(sin),
-          positions(LANES / G), wide((D + 7) / 8 * 8), keys(T * wide), values(T * wide), query(D * LANES),
-          query_rows(LANES * wide), scores(T * LANES) {}
+        : T(T), D(D), G(H / K), window(window), row((H + 2 * K) * D), positions(LANES / G), wide((D + 7) / 8 * 8),
+          qkv(qkv), cos(cos), sin(sin), keys(T * wide), values(T * wide),
+          tables((T + positions - 1) / positions * D * LANES), query(D * LANES), scores(T * LANES), spare(wide) {
+        for (long t = 0; t < T; t++)
+            for (long i = 0; i < D / 2; i++)
+                for (long g = 0; g < G; g++) {
+                    float* table = &tables[t / positions * D * LANES + i * LANES + t % positions * G + g];
+                    table[0] = cos[t * D + i];
+                    table[D / 2 * LANES] = sin[t * D + i];
+                }
+    }
 
     void open(long b, long head, long H, long K) {
         queries = b * T * row + head * G * D;
         keys_at = b * T * row + (H + head) * D;
         values_at = keys_at + K * D;
         for (long t = 0; t < T; t++) {
-            turn(qkv + keys_at + t * row, cos + t * D, sin + t * D, D, 1.0f, 1.0f, &keys[t * wide]);
+            turn_key(qkv + keys_at + t * row, t, 1.0f, &keys[t * wide]);
             std::copy_n(qkv + values_at + t * row, D, &values[t * wide]);
         }
+    }
+
+    void turn_key(const float* x, long t, float sign, float* out) const {
+        turn(x, x + D / 2, cos + t * D, sin + t * D, D / 2, 1.0f, sign, out, out + D / 2);
+    }
+
+    // In place: the tile's [D, LANES] at `start`, times the softmax's scale.
+    void turn_tile(long start, float sign, float* x) const {
+        const float* table = &tables[start / positions * D * LANES];
+        const long n = D / 2 * LANES;
+        turn(x, x + n, table, table + n, n, 1.0f / std::sqrt(float(D)), sign, x, x + n);
+    }
+
+    // The row of each lane in an array whose position t has its heads' D numbers at base + t * step; lanes that are
+    // left over share a row that nobody reads.
+    float* const* rows_of(const float* base, long step, long start) {
+        std::fill(rows, rows + LANES, spare.data());
+        for (long t = start; t < last(start); t++)
+            for (long g = 0; g < G; g++) rows[(t - start) * G + g] = const_cast<float*>(base) + t * step + g * D;
+        return rows;
     }
 
     long first_key(long start) const { return window ? std::max(0L, start - window + 1) : 0; }
     long last(long start) const { return std::min(T, start + positions); }
 
-    // Scores [keys, LANES] of the positions from `start`, before masking.
+    // Scores [keys first..last, LANES] of the positions from `start`, before masking.
     void score(long start) {
-        const float scale = 1.0f / std::sqrt(float(D));
-        for (long t = start; t < last(start); t++)
-            for (long g = 0; g < G; g++) {
-                const long lane = (t - start) * G + g;
-                float* rows = &query_rows[lane * wide];
-                turn(qkv + queries + t * row + g * D, cos + t * D, sin + t * D, D, scale, 1.0f, rows);
-                for (long i = 0; i < D; i++) query[i * LANES + lane] = rows[i];
-            }
+        to_lanes(rows_of(qkv + queries, row, start), D, query.data());
+        turn_tile(start, 1.0f, query.data());
         const long from = first_key(start);
         product(last(start) - from, LANES, D, &keys[from * wide], wide, 1, query.data(), LANES, scores.data(), LANES);
     }
@@ -198,57 +268,57 @@ void log_softmax_back(long begin, long end, const float* grad, const float* to_l
     }
 }
 
-// Causal attention with rotary positions over qkv [B, T, (H + 2 K) D]: out [B, T, H D], and log_sum [B, K, T H / K]
-// of the exponentials, which the gradient needs. `window` > 0: that many keys are seen. `begin`, `end`: of B.
+// Causal attention with rotary positions over qkv [B, T, (H + 2 K) D]: out [B, T, H D], and log_sum [B, K, tiles,
+// LANES] of the exponentials, which the gradient needs. `window` > 0: that many keys are seen. Range: of B.
 void attention(long begin, long end, const float* qkv, const float* cos, const float* sin, float* out, float* log_sum,
                long T, long H, long K, long D, long window) {
     Head head(qkv, cos, sin, T, H, K, D, window);
-    constexpr long L = LANES;
-    const long G = head.G;
-    std::vector<float> mixed(D * L), top(L), sum(L);
+    const long tiles = (T + head.positions - 1) / head.positions;
+    std::vector<float> mixed(D * LANES);
     for (long b = begin; b < end; b++)
         for (long k = 0; k < K; k++) {
             head.open(b, k, H, K);
             for (long start = 0; start < T; start += head.positions) {
                 head.score(start);
                 const long from = head.first_key(start), stop = head.last(start);
-                std::fill(top.begin(), top.end(), -INFINITY);
-                std::fill(sum.begin(), sum.end(), 0.0f);
+                float top[LANES], sum[LANES] = {};
+                std::fill(top, top + LANES, -INFINITY);
                 for (long key = from; key < stop; key++) {
-                    float* s = &head.scores[(key - from) * L];
+                    float* s = &head.scores[(key - from) * LANES];
                     long first, last;
                     head.visible(start, key, first, last);
                     std::fill(s, s + first, -INFINITY);
-                    std::fill(s + last, s + L, -INFINITY);
-                    for (long i = 0; i < L; i++) top[i] = std::max(top[i], s[i]);
+                    std::fill(s + last, s + LANES, -INFINITY);
+#pragma omp simd
+                    for (long i = 0; i < LANES; i++) top[i] = s[i] > top[i] ? s[i] : top[i];
                 }
                 for (long key = from; key < stop; key++) {
-                    float* s = &head.scores[(key - from) * L];
+                    float* s = &head.scores[(key - from) * LANES];
 #pragma omp simd
-                    for (long i = 0; i < L; i++) sum[i] += s[i] = exponential(s[i] - top[i]);
+                    for (long i = 0; i < LANES; i++) s[i] = exponential(s[i] - top[i]);
+                    for (long i = 0; i < LANES; i++) sum[i] += s[i];
                 }
-                product(D, L, stop - from, &head.values[from * head.wide], 1, head.wide, head.scores.data(), L,
-                        mixed.data(), L);
-                for (long t = start; t < stop; t++)
-                    for (long g = 0; g < G; g++) {
-                        const long lane = (t - start) * G + g;
-                        float* to = out + ((b * T + t) * H + k * G + g) * D;
-                        for (long i = 0; i < D; i++) to[i] = mixed[i * L + lane] / sum[lane];
-                        log_sum[((b * K + k) * T + t) * G + g] = top[lane] + std::log(sum[lane]);
-                    }
+                product(D, LANES, stop - from, &head.values[from * head.wide], 1, head.wide, head.scores.data(), LANES,
+                        mixed.data(), LANES);
+                float* kept = log_sum + ((b * K + k) * tiles + start / head.positions) * LANES;
+                for (long i = 0; i < LANES; i++) kept[i] = top[i] + std::log(sum[i]);
+                for (long i = 0; i < LANES; i++) sum[i] = 1.0f / sum[i];
+                for (long d = 0; d < D; d++)
+                    for (long i = 0; i < LANES; i++) mixed[d * LANES + i] *= sum[i];
+                from_lanes(mixed.data(), D, head.rows_of(out + b * T * H * D + k * head.G * D, H * D, start));
             }
         }
 }
 
 // Gradient to qkv, by making the weights of the forward pass again (Dao, arXiv 2307.08691, algorithm 2).
 void attention_back(long begin, long end, const float* grad, const float* qkv, const float* cos, const float* sin,
-                    const float* out, const float* log_sum, float* to_qkv, long T, long H, long K, long D, long window) {
+                    const float* log_sum, float* to_qkv, long T, long H, long K, long D, long window) {
     Head head(qkv, cos, sin, T, H, K, D, window);
-    constexpr long L = LANES;
-    const long G = head.G, W = head.wide;
-    const float scale = 1.0f / std::sqrt(float(D));
-    std::vector<float> to_keys(T * W), to_values(T * W), to_scores(T * L), given(D * L), given_rows(L * W),
-        to_query(D * L), known(L), shift(L), one(D);
+    const long G = head.G, W = head.wide, tiles = (T + head.positions - 1) / head.positions;
+    std::vector<float> to_keys(T * W), to_values(T * W), to_scores(T * LANES), given(D * LANES), to_query(D * LANES),
+        given_rows(LANES * W), query_rows(LANES * W);
+    float* row_of[LANES];
+    for (long i = 0; i < LANES; i++) row_of[i] = &query_rows[i * W];
     for (long b = begin; b < end; b++)
         for (long k = 0; k < K; k++) {
             head.open(b, k, H, K);
@@ -256,46 +326,37 @@ void attention_back(long begin, long end, const float* grad, const float* qkv, c
             std::fill(to_values.begin(), to_values.end(), 0.0f);
             for (long start = 0; start < T; start += head.positions) {
                 head.score(start);
+                from_lanes(head.query.data(), D, row_of);
                 const long from = head.first_key(start), stop = head.last(start), n = stop - from;
-                for (long t = start; t < stop; t++)
-                    for (long g = 0; g < G; g++) {
-                        const long lane = (t - start) * G + g, at = ((b * T + t) * H + k * G + g) * D;
-                        float dot = 0;
-                        for (long i = 0; i < D; i++) {
-                            given[i * L + lane] = given_rows[lane * W + i] = grad[at + i];
-                            dot += grad[at + i] * out[at + i];
-                        }
-                        shift[lane] = dot;
-                        known[lane] = log_sum[((b * K + k) * T + t) * G + g];
-                    }
-                product(n, L, D, &head.values[from * W], W, 1, given.data(), L, to_scores.data(), L);
+                float* const* rows = head.rows_of(grad + b * T * H * D + k * G * D, H * D, start);
+                to_lanes(rows, D, given.data());
+                for (long i = 0; i < (stop - start) * G; i++) std::copy_n(rows[i], D, &given_rows[i * W]);
+                product(n, LANES, D, &head.values[from * W], W, 1, given.data(), LANES, to_scores.data(), LANES);
+                const float* known = log_sum + ((b * K + k) * tiles + start / head.positions) * LANES;
+                float shift[LANES] = {};
                 for (long key = from; key < stop; key++) {
-                    float *s = &head.scores[(key - from) * L], *to_s = &to_scores[(key - from) * L];
+                    float *s = &head.scores[(key - from) * LANES], *to_s = &to_scores[(key - from) * LANES];
                     long first, last;
                     head.visible(start, key, first, last);
 #pragma omp simd
-                    for (long i = 0; i < L; i++) {
-                        s[i] = exponential(s[i] - known[i]);
-                        to_s[i] = s[i] * (to_s[i] - shift[i]);
-                    }
+                    for (long i = 0; i < LANES; i++) s[i] = exponential(s[i] - known[i]);
                     std::fill(s, s + first, 0.0f);
-                    std::fill(s + last, s + L, 0.0f);
-                    std::fill(to_s, to_s + first, 0.0f);
-                    std::fill(to_s + last, to_s + L, 0.0f);
+                    std::fill(s + last, s + LANES, 0.0f);
+                    for (long i = 0; i < LANES; i++) shift[i] += s[i] * to_s[i];
+                }
+                for (long key = 0; key < n; key++) {
+                    float *s = &head.scores[key * LANES], *to_s = &to_scores[key * LANES];
+                    for (long i = 0; i < LANES; i++) to_s[i] = s[i] * (to_s[i] - shift[i]);
                 }
                 const long used = (stop - start) * G;
-                product(n, W, used, head.scores.data(), L, 1, given_rows.data(), W, &to_values[from * W], W, true);
-                product(n, W, used, to_scores.data(), L, 1, head.query_rows.data(), W, &to_keys[from * W], W, true);
-                product(D, L, n, &head.keys[from * W], 1, W, to_scores.data(), L, to_query.data(), L);
-                for (long t = start; t < stop; t++)
-                    for (long g = 0; g < G; g++) {
-                        for (long i = 0; i < D; i++) one[i] = to_query[i * L + (t - start) * G + g];
-                        turn(one.data(), cos + t * D, sin + t * D, D, scale, -1.0f,
-                             to_qkv + head.queries + t * head.row + g * D);
-                    }
+                product(n, W, used, head.scores.data(), LANES, 1, given_rows.data(), W, &to_values[from * W], W, true);
+                product(n, W, used, to_scores.data(), LANES, 1, query_rows.data(), W, &to_keys[from * W], W, true);
+                product(D, LANES, n, &head.keys[from * W], 1, W, to_scores.data(), LANES, to_query.data(), LANES);
+                head.turn_tile(start, -1.0f, to_query.data());
+                from_lanes(to_query.data(), D, head.rows_of(to_qkv + head.queries, head.row, start));
             }
             for (long t = 0; t < T; t++) {
-                turn(&to_keys[t * W], cos + t * D, sin + t * D, D, 1.0f, -1.0f, to_qkv + head.keys_at + t * head.row);
+                head.turn_key(&to_keys[t * W], t, -1.0f, to_qkv + head.keys_at + t * head.row);
                 std::copy_n(&to_values[t * W], D, to_qkv + head.values_at + t * head.row);
             }
         }

@@ -112,11 +112,11 @@ class SwiGLU(Function):
 
 
 MAX_GROUP = 32
-"""Query heads that may share a key-value head: `LANES` of `native.cpp`."""
+"""Query heads that may share a key-value head: `LANES` of `native.cpp`, the width of its tiles."""
 
 
 class Attention(Function):
-    """`kernels.attention` by rotary tables cos and sin [T, D]; keeps its result and a number per query."""
+    """`kernels.attention` by rotary tables cos and sin [T, D]; keeps qkv and a number per query."""
 
     @staticmethod
     def forward(
@@ -125,10 +125,11 @@ class Attention(Function):
         """qkv [B, T, (H + 2K) D] -> [B, T, H D]; `window` 0: all keys before are seen."""
         qkv, cos, sin = qkv.contiguous(), cos.contiguous(), sin.contiguous()
         B, T, D = *qkv.shape[:2], cos.shape[1]
-        out, log_sum = qkv.new_empty(B, T, n_heads * D), qkv.new_empty(B, n_heads * T)
+        tiles = -(-T // (MAX_GROUP // (n_heads // n_kv_heads)))
+        out, log_sum = qkv.new_empty(B, T, n_heads * D), qkv.new_empty(B, n_kv_heads, tiles, MAX_GROUP)
         ctx.sizes = (T, n_heads, n_kv_heads, D, window)
         _run("attention", B, qkv, cos, sin, out, log_sum, *ctx.sizes)
-        ctx.save_for_backward(qkv, cos, sin, out, log_sum)
+        ctx.save_for_backward(qkv, cos, sin, log_sum)
         return out
 
     @staticmethod
