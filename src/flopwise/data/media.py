@@ -143,7 +143,7 @@ def idx(data: bytes, dims: int) -> np.ndarray:
 
 
 def speech(path: Path) -> Iterator[Item]:
-    """558 prompts of a telephone system, one speaker, 8,000 samples/s; its ten files of silence are left out."""
+    """558 prompts of a telephone system, one speaker, 8,000 samples/s, without its ten files of silence."""
     from flopwise.data.modalities.sound import wav
 
     for name, data in carriers.deb_members(path, ".wav"):
