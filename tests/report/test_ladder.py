@@ -254,3 +254,39 @@ def test_best_rates_are_shown(ladder: Any, tmp_path: Path) -> None:
     text = build(copy, tmp_path / "report.html").read_text()
     assert "Best settings of each size and budget" in text
     assert "0.0123<small>± 10%</small>" in text
+
+
+def test_a_law_of_the_loss_is_drawn_over_the_loss(ladder: Any, tmp_path: Path) -> None:
+    from flopwise.laws import fit
+
+    copy = shutil.copytree(ladder.root, tmp_path / "runs")
+    step = copy / ladder.ids["law-main"]
+    rows = json.loads((step / "points.json").read_text())
+    for row in rows:
+        row["accuracy"] = 0.25 + 0.5 / (1 + np.exp(3 * (row["loss"] - 2.6)))
+    table = {key: np.array([row[key] for row in rows]) for key in ("loss", "accuracy", "run")}
+    fitted = fit("task_sigmoid", table, cluster="run")
+    made = json.loads((step / "prediction.json").read_text()) | {
+        "target": "accuracy",
+        "value": 0.7,
+        "low": 0.6,
+        "high": 0.8,
+    }
+    for name, content in (("points", rows), ("fit", fitted.to_dict()), ("prediction", made)):
+        (step / f"{name}.json").write_text(json.dumps(content))
+    spec = step / "spec.yaml"
+    spec.write_text(spec.read_text().replace("target: loss", "target: accuracy"))
+    (row,) = json.loads((copy / ladder.ids["verify"] / "verification.json").read_text())
+    row |= {"target": "accuracy", "predicted": 0.7, "measured": 0.65, "low": 0.6, "high": 0.8, "inside": True}
+    row["relative_error"] = 0.7 / 0.65 - 1
+    (copy / ladder.ids["verify"] / "verification.json").write_text(json.dumps([row]))
+    law = entry(collect(copy), "main")
+    assert law["target"] == "accuracy"
+    assert law["line"]["variable"] == "loss"
+    measured = ladder.folder("w128-s0-1").record().metrics["loss"].value
+    assert law["line"]["x"][0] == pytest.approx(measured)  # as far as the held-out run
+    assert law["line"]["value"][-1] == pytest.approx(fitted.predict(loss=law["line"]["x"][-1]).value)
+    text = build(copy, tmp_path / "report.html").read_text()
+    assert "accuracy against loss, with the fitted law" in text
+    assert "against training compute, with the fitted law" not in text
+    assert re.findall("<h1.*?</h1>", text) == ["<h1>Predicted 70.0%, measured 65.0%: off by 7.7%</h1>"]

@@ -99,7 +99,7 @@ def value_text(target: str) -> Callable[[float], str]:
     return share_text if target.startswith(("accuracy", "error")) else loss_text
 
 
-def _draw_tests(plot: Plot, tests: list[dict[str, Any]], x: str, narrow: bool) -> None:
+def _draw_tests(plot: Plot, entry: dict[str, Any], tests: list[dict[str, Any]], x: str, narrow: bool) -> None:
     """Prediction hollow with its interval, measurement filled."""
     for t in tests:
         value = number(t.get("predicted", t.get("value"))) or 0.0
@@ -118,7 +118,8 @@ def _draw_tests(plot: Plot, tests: list[dict[str, Any]], x: str, narrow: bool) -
             plot.dot(t[x], measured, "held", tip(t, measured, "held out, measured"), "diamond", 5)
         if not narrow:
             at = value if measured is None else measured
-            plot.end_label(t[x], at, f"{size_name(t)}, held out", "held")
+            name = t.get("variant") if len(entry["variants"]) > 1 else size_name(t)
+            plot.end_label(t[x], at, f"{name}, held out", "held")
 
 
 def compute(entry: dict[str, Any], narrow: bool) -> Plot | None:
@@ -151,7 +152,7 @@ def compute(entry: dict[str, Any], narrow: bool) -> Plot | None:
     _points(plot, points, "C", by, many)
     if not narrow:
         _name_last(plot, points, "C", by, many)
-    _draw_tests(plot, tests, "C", narrow)
+    _draw_tests(plot, entry, tests, "C", narrow)
     return plot
 
 
@@ -211,7 +212,7 @@ def tokens(entry: dict[str, Any], variant: str, narrow: bool) -> Plot | None:
             tail += f", {count(c['unique'])} unique" if c["unique"] and not (narrow or panel) else ""
             plot.end_label(inside[-1][0], inside[-1][1], words + tail, colour)
     _points(plot, points, "D", by, False)
-    _draw_tests(plot, tests, "D", True)
+    _draw_tests(plot, entry, tests, "D", True)
     return plot
 
 
@@ -243,7 +244,7 @@ def one_variable(entry: dict[str, Any], narrow: bool) -> Plot | None:
     plot.band(list(zip(line["x"], line["low"], line["high"], strict=True)), "ink")
     plot.line(list(zip(line["x"], line["value"], strict=True)), "ink", "thin")
     _points(plot, points, x, by, many)
-    _draw_tests(plot, tests, x, narrow)
+    _draw_tests(plot, entry, tests, x, narrow)
     return plot
 
 

@@ -325,7 +325,8 @@ def _curve(
 def _line(fit: Any, points: list[dict[str, Any]], out: dict[str, Any]) -> dict[str, Any] | None:
     """A law of one variable over that variable, as far as the runs go and to the predicted run."""
     (x,) = fit.form.variables
-    reach = [q[x] for q in points] + [v for p in out["predictions"] if (v := number(p.get(x))) is not None]
+    asked = [number(p.get(x)) for p in [*out["predictions"], *out["verification"]]]
+    reach = [q[x] for q in points] + [v for v in asked if v is not None]
     if min(reach) <= 0 or min(reach) == max(reach):
         return None
     at = np.geomspace(min(reach), max(reach), CURVE_POINTS)

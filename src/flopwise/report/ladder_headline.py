@@ -97,6 +97,14 @@ def called(entry: dict[str, Any]) -> str:
     return law if len(law) <= 24 else f"The formula of {entry['name']}"
 
 
+def _width(test: dict[str, Any]) -> str:
+    """Half of the 90% interval over the prediction: what being inside is worth."""
+    low, high, middle = (_number(test, key) for key in ("low90", "high90", "predicted"))
+    if low is None or high is None or not middle:
+        return ""
+    return f" of ±{digits(50 * (high - low) / abs(middle), 2)}%"
+
+
 def _finding(entry: dict[str, Any]) -> dict[str, Any]:
     """A law's line."""
     name = entry["name"] or entry["id"]
@@ -120,7 +128,7 @@ def _finding(entry: dict[str, Any]) -> dict[str, Any]:
             f"{digits(100 * worst, 2)}% at most"
         )  # fmt: skip
         if len(tests) == 1 and inside[0] is not None:
-            text += ", inside its interval" if inside[0] else ", outside its interval"
+            text += f", {'inside' if inside[0] else 'outside'} its interval{_width(tests[0])}"
         return {
             "id": entry["id"],
             "name": name,
