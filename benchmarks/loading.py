@@ -38,11 +38,12 @@ def run() -> list[dict[str, Any]]:
         for (batch, length), n in SHAPES.items():
             setup = f"{batch} x {length} tokens, one thread, {TOKENS // 10**6}M tokens of 16 bits on disk"
             ours = _ours(path, batch, length)
+            several = _data_loader(path, batch, length, WORKERS)
             peers = (
                 ("DataLoader without workers", time.process_time, _data_loader(path, batch, length, 0)),
-                (f"DataLoader with {WORKERS} workers", time.perf_counter, _data_loader(path, batch, length, WORKERS)),
+                (f"DataLoader with {WORKERS} workers", time.perf_counter, several),
                 ("a plain random draw", time.process_time, _plain(path, batch, length)),
-            )  # fmt: skip
+            )
             for peer, clock, theirs in peers:
                 rows.append(_race(peer, ours, theirs, n, batch * length, clock, setup))
         rows.append(_beside_training(_ours(path, 16, 128)))
@@ -141,8 +142,8 @@ def _race(
         others.append(_rate(theirs, n, tokens, turn, clock))
     ratios = [a / b for a, b in zip(mine, others, strict=True)]
     return {
-        "name": f"loading against {peer}", "unit": "tokens/s", "ours": statistics.median(mine), "peer": statistics.median(others),
-        "peer_name": peer, "ratio": statistics.median(ratios), "ratio_low": min(ratios),
+        "name": f"loading against {peer}", "unit": "tokens/s", "ours": statistics.median(mine),
+        "peer": statistics.median(others), "peer_name": peer, "ratio": statistics.median(ratios), "ratio_low": min(ratios),
         "ratio_high": max(ratios), "setup": setup,
     }  # fmt: skip
 
