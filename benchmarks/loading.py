@@ -143,8 +143,8 @@ def _race(
     ratios = [a / b for a, b in zip(mine, others, strict=True)]
     return {
         "name": f"loading against {peer}", "unit": "tokens/s", "ours": statistics.median(mine),
-        "peer": statistics.median(others), "peer_name": peer, "ratio": statistics.median(ratios), "ratio_low": min(ratios),
-        "ratio_high": max(ratios), "setup": setup,
+        "peer": statistics.median(others), "peer_name": peer, "ratio": statistics.median(ratios),
+        "ratio_low": min(ratios), "ratio_high": max(ratios), "setup": setup,
     }  # fmt: skip
 
 
