@@ -1,247 +1,204 @@
-"""Tokens per second of training: our loop against `transformers.Trainer`, in one process, interleaved.
+"""Tokens per second of training: our loop against `transformers.Trainer`, a plain loop, and litgpt.
 
-Both start from one checkpoint and see the same rows of 128 tokens, 16 to a batch, in float32 on one thread,
-with gradient clipping at 1 and a constant rate. Trainer runs as a careful user would set it up: its default
-fused AdamW, SDPA, no evaluation, no checkpoints, no reporters, no progress bar. Our loop keeps its own
-checkpoints, logs and ledger. Neither has the allocator setting that our worker processes use.
+Llama-shaped models of four sizes, rows of 128 tokens, 16 to a batch, float32, one thread. Every contender
+trains in a process of its own as its users would have it (`training_contenders.py`, `training_litgpt.py`) and
+they take turns, so that whatever else runs on the machine hits all alike. The first two start from one
+checkpoint and are checked to hold the same model; litgpt has the same shape, the plain loop a GPT of equal
+parameters.
 
-Two rows per width, because the optimiser differs: the loop as it runs in recipes (Muon on the hidden
-matrices), and the loop with the peer's own AdamW, which shows the loop and the model alone. Counted is
-processor time, from the end of one step to the end of another, so neither pays for its start-up.
+All use AdamW; our default, Muon on the hidden matrices, is a row of its own. Processor time is compared, with
+the wall clock beside it, from the end of one step to the end of another: start-up and compiling are left out.
+litgpt is measured where LITGPT_PYTHON names the Python of an environment that has it.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-WIDTHS, DEPTH, VOCAB = (32, 64, 128), 2, 512
-BATCH, SEQ_LEN = 16, 128
-STEPS, SKIP, REPEATS = 24, 6, 7
-"""Steps of one turn, of which the first `SKIP` are not counted; turns of each contender."""
+if TYPE_CHECKING:
+    from flopwise.models.config import ModelConfig
 
-Turn = Callable[[], float]
-"""Trains for `STEPS` steps; returns tokens per second of processor time."""
+VOCAB, BATCH, SEQ_LEN = 512, 16, 128
+SHAPES = {
+    (48, 2): (40, 6), (32, 6): (24, 4),
+    (128, 2): (24, 4), (64, 9): (12, 3),
+    (288, 2): (10, 3), (576, 2): (5, 2),
+}  # fmt: skip
+"""Width and depth: steps of a turn, and how many of them are not counted. Of a tenth and half a million
+parameters there is a wide and a deep one: the ladder's depth of 2, and one with more calls for the work."""
+REPEATS = 9
+"""Turns of each contender."""
 
-
-class Folder:
-    """Where our loop logs and saves: the part of a run's folder that it needs."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def log(self, **row: Any) -> None:
-        """Append a row, as a run's folder does."""
-        import json
-
-        with open(self.path / "metrics.jsonl", "a", encoding="utf-8") as f:
-            f.write(json.dumps(row, default=float) + "\n")
-
-    def rewind(self, step: int) -> None:
-        """A turn starts afresh: there is nothing to drop."""
+NAMES = {
+    "trainer": "transformers Trainer",
+    "plain": "plain loop, GPT of equal parameters",
+    "litgpt": "litgpt",
+    "muon": "flopwise with Muon",
+}
+HERE = Path(__file__).parent
 
 
-class PlainAdamW:
-    """The peer's optimiser behind our loop's interface: one group, Trainer's betas, no decay."""
+class Contender:
+    """A process that trains when told to."""
 
-    def __init__(self, model: Any, lr: float):
-        import torch
+    def __init__(self, command: list[str], spec: dict[str, Any]):
+        environment = {
+            **os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore",
+            "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "",
+        }  # fmt: skip
+        self.tokens = (spec["steps"] - spec["skip"]) * spec["batch"] * spec["length"]
+        self.process = subprocess.Popen(
+            [*command, json.dumps(spec)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL, text=True, cwd=HERE.parent, env=environment,
+        )  # fmt: skip
 
-        self.model, self.lr = model, lr
-        self.adam = torch.optim.AdamW(
-            model.parameters(), lr=lr, betas=(0.9, 0.999), weight_decay=0.0, fused=True
-        )
+    def turn(self) -> dict[str, float]:
+        """Tokens per second of processor time and of the clock.
 
-    def clip(self, limit: float) -> Any:
-        """As our own."""
-        import torch
+        Raises:
+            RuntimeError: the process has ended.
+        """
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # said below
+        answer = self.process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"{self.process.args} ended with exit code {self.process.wait()}")
+        return {clock: self.tokens / seconds for clock, seconds in json.loads(answer).items()}
 
-        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit, foreach=True)
-
-    def step(self, factor: float) -> None:
-        """One update."""
-        self.adam.param_groups[0]["lr"] = self.lr * factor
-        self.adam.step()
-
-    def zero_grad(self) -> None:
-        """Drop gradients."""
-        self.adam.zero_grad(set_to_none=True)
-
-    def state(self) -> dict[str, Any]:
-        """For the loop's checkpoints."""
-        return {
-            f"{i}.{key}": value
-            for i, entry in self.adam.state_dict()["state"].items()
-            for key, value in entry.items()
-        }
-
-
-class Clock:
-    """Processor time from step `SKIP` on."""
-
-    def __init__(self) -> None:
-        self.steps, self.started = 0, 0.0
-
-    def tick(self) -> None:
-        """A step ended."""
-        self.steps += 1
-        if self.steps == SKIP:
-            self.started = time.process_time()
-
-    def rate(self) -> float:
-        """Tokens per second."""
-        return (STEPS - SKIP) * BATCH * SEQ_LEN / (time.process_time() - self.started)
+    def close(self) -> None:
+        """Hang up."""
+        self.process.communicate()
 
 
-def make_rows() -> Any:
-    """Token rows [STEPS * BATCH, SEQ_LEN + 1] for both; their content does not matter to the time."""
-    import torch
-
-    return torch.randint(VOCAB, (STEPS * BATCH, SEQ_LEN + 1), generator=torch.Generator().manual_seed(0))
-
-
-def ours(checkpoint: Path, rows: Any, make_optimiser: Callable[[Any], Any]) -> Turn:
-    """By `flopwise.train`."""
-    from flopwise.models import hf
-    from flopwise.train.loop import train
-    from flopwise.train.objectives import Batch, cross_entropy
-
-    def turn() -> float:
-        model, clock = hf.load(checkpoint), Clock()
-
-        def next_batch(step: int) -> Batch:
-            part = rows[step * BATCH : (step + 1) * BATCH]
-            return Batch(part[:, :-1], part[:, 1:])
-
-        with tempfile.TemporaryDirectory() as folder:
-            train(
-                model, make_optimiser(model), next_batch, cross_entropy, lambda step: 0.1,
-                Folder(Path(folder)),
-                first_step=0, last_step=STEPS, progress=lambda fraction: clock.tick(),
-            )  # fmt: skip
-            return clock.rate()
-
-    return turn
+@contextmanager
+def contenders(specs: dict[str, dict[str, Any]]) -> Iterator[dict[str, Contender]]:
+    """All of one size, started and closed together."""
+    ours = [sys.executable, "-m", "benchmarks.training_contenders"]
+    with ExitStack() as stack:
+        started = {}
+        for name, spec in specs.items():
+            other = [os.environ.get("LITGPT_PYTHON", ""), str(HERE / "training_litgpt.py")]
+            started[name] = Contender(other if name == "litgpt" else ours, spec)
+            stack.callback(started[name].close)
+        yield started
 
 
-def peer(checkpoint: Path, rows: Any) -> Turn:
-    """By `transformers.Trainer`."""
-    import torch
-    from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-    class Rows(torch.utils.data.Dataset):  # type: ignore[type-arg]
-        def __len__(self) -> int:
-            return len(rows)
-
-        def __getitem__(self, i: int) -> dict[str, Any]:
-            return {"input_ids": rows[i, :-1], "labels": rows[i, :-1]}
-
-    class Ticks(TrainerCallback):
-        def __init__(self, clock: Clock):
-            self.clock = clock
-
-        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
-            self.clock.tick()
-
-    def turn() -> float:
-        clock = Clock()
-        with tempfile.TemporaryDirectory() as folder:
-            arguments = TrainingArguments(
-                folder, max_steps=STEPS, per_device_train_batch_size=BATCH, learning_rate=1e-4,
-                lr_scheduler_type="constant", save_strategy="no", report_to=[], use_cpu=True,
-                disable_tqdm=True,
-            )  # fmt: skip
-            model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-            trainer = Trainer(model, arguments, train_dataset=Rows(), callbacks=[Ticks(clock)])
-            trainer.pop_callback("PrinterCallback")
-            trainer.train()
-            return clock.rate()
-
-    return turn
-
-
-def check_same(checkpoint: Path, rows: Any) -> None:
+def check_same(checkpoint: Path) -> None:
     """Both must hold the same model, or the comparison means nothing."""
     import torch
     from transformers import LlamaForCausalLM
 
     from flopwise.models import hf
 
+    ids = torch.randint(VOCAB, (4, SEQ_LEN), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        a = hf.load(checkpoint)(rows[:4, :-1])
-        b = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)(rows[:4, :-1]).logits
+        a = hf.load(checkpoint)(ids)
+        b = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)(ids).logits
     assert torch.allclose(a, b, atol=1e-4), f"logits differ by {(a - b).abs().max():.2g}"
 
 
 def run() -> list[dict[str, Any]]:
-    """Two rows per width: the loop as recipes run it, and with the peer's optimiser."""
+    """Rows for every shape and peer."""
+    return [row for shape in SHAPES for row in _rows(*shape)]
+
+
+def _rows(width: int, depth: int) -> list[dict[str, Any]]:
     import torch
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return [row for width in WIDTHS for row in _rows(width)]
-    finally:
-        torch.set_num_threads(before)
-
-
-def _rows(width: int) -> list[dict[str, Any]]:
-    import torch
-
+    from benchmarks.training_plain import hidden_width
     from flopwise.flops.count import count_params, train_flops
     from flopwise.flops.hardware import matmul_peak
     from flopwise.models import hf
     from flopwise.models.config import ModelConfig
     from flopwise.models.transformer import Transformer
-    from flopwise.train.optim import Optimiser, Rates
 
-    cfg = ModelConfig.from_width(width, DEPTH, VOCAB, SEQ_LEN)
+    cfg = ModelConfig.from_width(width, depth, VOCAB, SEQ_LEN)
+    params = count_params(cfg).total
+    steps, skip = SHAPES[width, depth]
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint, rows = Path(folder), make_rows()
         model = Transformer(cfg).initialise(0)
         torch.nn.init.normal_(model.head.weight, std=0.02)  # all-zero logits would be the same by accident
-        hf.save(model, checkpoint)
-        check_same(checkpoint, rows)
-        turns = {
-            "peer": peer(checkpoint, rows),
-            "Muon": ours(checkpoint, rows, lambda m: Optimiser(m, Rates())),
-            "AdamW": ours(checkpoint, rows, lambda m: PlainAdamW(m, 1e-3)),
+        hf.save(model, Path(folder))
+        check_same(Path(folder))
+        spec = {
+            "steps": steps, "skip": skip, "batch": BATCH, "length": SEQ_LEN, "vocab": VOCAB,
+            "checkpoint": folder, "width": width, "depth": depth, "heads": cfg.n_heads,
+            "kv_heads": cfg.n_kv_heads, "head_dim": cfg.head_dim, "d_ff": cfg.d_ff, "optimiser": "adamw",
+            "plain_hidden": hidden_width(params, VOCAB, SEQ_LEN, width, depth),
+        }  # fmt: skip
+        specs = {
+            "ours": spec | {"contender": "flopwise"},
+            "trainer": spec | {"contender": "trainer"},
+            "plain": spec | {"contender": "plain"},
+            "muon": spec | {"contender": "flopwise", "optimiser": "muon"},
         }
-        rates: dict[str, list[float]] = {name: [] for name in turns}
+        if os.environ.get("LITGPT_PYTHON"):
+            specs["litgpt"] = spec
+        rates: dict[str, list[dict[str, float]]] = {name: [] for name in specs}
         peak = 0.0
-        for _ in range(REPEATS):
-            for name, turn in turns.items():
-                rates[name].append(turn())
-            peak = max(peak, matmul_peak())
+        with contenders(specs) as started:
+            for round_ in range(REPEATS + 1):
+                for name, contender in started.items():
+                    rate = contender.turn()
+                    if round_:  # the first has compiled and allocated
+                        rates[name].append(rate)
+                peak = max(peak, matmul_peak())
     flops = train_flops(cfg, SEQ_LEN).total / SEQ_LEN
-    params = count_params(cfg).total
-    speed = {name: statistics.median(values) for name, values in rates.items()}
-    out = []
-    for name in ("Muon", "AdamW"):
-        ratios = [a / b for a, b in zip(rates[name], rates["peer"], strict=True)]
-        out.append(
-            {
-                "name": f"training, width {width}, {name}",
-                "unit": "tokens/s of processor time",
-                "ours": speed[name],
-                "peer": speed["peer"],
-                "ratio": statistics.median(ratios),
-                "ratio_low": min(ratios),
-                "ratio_high": max(ratios),
-                "peer_name": "transformers Trainer (AdamW)",
-                "setup": f"width {width}, depth {DEPTH}, vocabulary {VOCAB}, {params:,} parameters; batches "
-                f"of {BATCH} x {SEQ_LEN} tokens, float32, one thread",
-                "matmul_peak_flop_s": peak,
-                "share_of_peak": flops * speed[name] / peak,
-                "peer_share_of_peak": flops * speed["peer"] / peak,
-            }
-        )
-    return out
+    setup = (
+        f"width {width}, depth {depth}, vocabulary {VOCAB}, {params:,} parameters; batches of "
+        f"{BATCH} x {SEQ_LEN} tokens, float32, one thread, AdamW on both sides"
+    )
+    return [
+        _row(cfg, params, setup, rates["ours"], rates[peer], peer, flops, peak)
+        for peer in specs
+        if peer != "ours"
+    ]
+
+
+def _row(
+    cfg: ModelConfig,
+    params: int,
+    setup: str,
+    ours: list[dict[str, float]],
+    theirs: list[dict[str, float]],
+    peer: str,
+    flops: float,
+    peak: float,
+) -> dict[str, Any]:
+    ratios = {
+        clock: [a[clock] / b[clock] for a, b in zip(ours, theirs, strict=True)] for clock in ("cpu", "wall")
+    }
+    speed = [statistics.median(turn["cpu"] for turn in turns) for turns in (ours, theirs)]
+    return {
+        "name": f"training, width {cfg.d_model}, depth {cfg.n_layers}, {peer}",
+        "unit": "tokens/s of processor time",
+        "ours": speed[0],
+        "peer": speed[1],
+        "ratio": statistics.median(ratios["cpu"]),
+        "ratio_low": min(ratios["cpu"]),
+        "ratio_high": max(ratios["cpu"]),
+        "ratio_wall": statistics.median(ratios["wall"]),
+        "peer_name": NAMES[peer],
+        "setup": setup.replace("AdamW on both sides", "AdamW against Muon") if peer == "muon" else setup,
+        "width": cfg.d_model,
+        "depth": cfg.n_layers,
+        "parameters": params,
+        "turns": len(ours),
+        "matmul_peak_flop_s": peak,
+        "share_of_peak": flops * speed[0] / peak,
+        # The plain GPT is another architecture: its FLOPs are not these.
+        "peer_share_of_peak": None if peer == "plain" else flops * speed[1] / peak,
+    }
