@@ -176,7 +176,7 @@ def _law(entry: dict[str, Any], files: dict[str, str]) -> str:
     fit = entry["fit"]
     if fit:
         text += f"\nFitted: `{fit['formula']}` ({entry['law']}), target `{entry['target']}`; {fit['n']} "
-        text += f"points of {fit['n_clusters']} independent runs; {fit['status']}.\n"
+        text += f"points of {fit['n_clusters']} independent runs; {fit['status'].replace('_', ' ')}.\n"
         text += image(files, f"law_{entry['name']}", f"The law {entry['name']} with its runs")
         rows = [[name, general(v), _interval(fit, name)] for name, v in fit["params"].items()]
         text += "\n" + table(["parameter", "value", "95% interval"], rows)

@@ -29,7 +29,7 @@ def is_ladder(runs: Runs) -> bool:
 
 
 def collect_ladders(runs: Runs) -> list[dict[str, Any]]:
-    """The `ladders` part of the results: one entry per law step, oldest first (keys: see `collect`)."""
+    """The `ladders` part of the results: one entry per law step (keys: see `collect`)."""
     tests = verifications(runs)
     steps = law_steps(runs)
     out = []
@@ -39,7 +39,8 @@ def collect_ladders(runs: Runs) -> list[dict[str, Any]]:
         except MISSHAPEN as e:
             what = f"The law of step {step.name or step.id}"
             out.append(_EMPTY | {"id": step.id, "name": step.name} | misshapen(what, e))
-    return out
+    # Steps end in any order; the law of the loss is what a reader looks for first.
+    return sorted(out, key=lambda e: (not e["fit"], e["target"] != "loss", e["name"] != "loss"))
 
 
 _EMPTY: dict[str, Any] = {
