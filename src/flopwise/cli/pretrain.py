@@ -78,24 +78,31 @@ def show(recipe: LadderRecipe, steps: list[Step], everything: bool) -> None:
     found = rungs(steps, measured=everything)
     console = Console()
     table = Table(
-        "rung", "total", "active", "non-emb.", "embedding", "tokens", "FLOPs", "6ND", "min, 1 core", "memory",
+        "rung", "params", "active", "body", "tables", "tokens", "FLOPs", "6ND", "min", "GB",
         box=None, pad_edge=False, header_style="bold",
     )  # fmt: skip
+    table.columns[0].no_wrap = True
     for column in table.columns[1:]:
         column.justify = "right"
     for rung in found:
         row = rung.to_dict()
         counts = [short(row[f"n_params_{k}"]) for k in ("total", "active", "non_embedding", "embedding")]
-        memory = "" if rung.memory_bytes is None else f"{rung.memory_bytes / 2**30:.2f} GB"
+        memory = "" if rung.memory_bytes is None else f"{rung.memory_bytes / 2**30:.2f}"
         table.add_row(
             one_line(_label(rung, len(recipe.names) > 1)), *counts, ", ".join(map(short, rung.budgets)),
-            f"{rung.flops:.2e}", f"{rung.flops_6nd:.2e}", f"{rung.seconds / 60:.1f}", memory,
+            *(f"{flops:.1e}".replace("e+", "e") for flops in (rung.flops, rung.flops_6nd)),
+            f"{rung.seconds / 60:.1f}", memory,
         )  # fmt: skip
     console.print(table)
+    console.print(
+        "params: all, active: those a token uses, body: without the tables of tokens; FLOPs as executed, and "
+        "6 N D; minutes on one core; memory of one process",
+        style="dim", highlight=False,
+    )  # fmt: skip
     total, separate = sum(r.flops for r in found), sum(r.separate_flops for r in found)
     if separate > total * 1.001:
         console.print(
-            f"Branched trunks cost {total:.2e} FLOPs; a run of its own for every budget {separate:.2e}, "
+            f"Branched trunks: {total:.2e} FLOPs; a run of its own for every budget: {separate:.2e}, "
             f"{separate / total:.2f} times as much",
             highlight=False,
         )  # fmt: skip

@@ -76,6 +76,9 @@ def prepare(folder: RunFolder, parents: dict[str, RunFolder]) -> Run:
     cfg, settings = ModelConfig(**spec["model"]), Settings.from_dict(spec.get("train"))
     data = PreparedData(parents["data"].path)
     check_fits(data, cfg)
+    if not spec["first_step"]:  # what cannot be measured at the end is not begun
+        for name in _measured(data, spec):
+            data.heldout(name, spec["seq_len"], spec["seq_len"])
     factor = spec["rate_factor"] * tuned_factor(parents.get("tuning"), cfg.d_model)
     rates = Rates(**spec["rates"], optimiser=spec["optimiser"]).scaled(factor)
     team = Team.join(settings)
@@ -192,8 +195,7 @@ def measure(
     from flopwise.records.record import Metric
 
     T = spec["seq_len"]
-    names = [name for name in data.corpora if name in spec["mixture"]]
-    losses = heldout_losses(model, data, spec["heldout_tokens"], T, names or data.corpora)
+    losses = heldout_losses(model, data, spec["heldout_tokens"], T, _measured(data, spec))
     metrics = {f"loss_{name}": _metric(loss) for name, loss in losses.items()}
     metrics["loss"] = _metric(pooled(losses))
     for entry in data.about["corpora"]:
@@ -215,6 +217,11 @@ def measure(
         windows = data.heldout(next(iter(losses)), 8192, T)[0]
         extra["expert_load"] = expert_load(model, torch.from_numpy(windows[:, :-1]))
     return metrics, extra
+
+
+def _measured(data: PreparedData, spec: dict[str, Any]) -> list[str]:
+    """Sources whose held-out loss is measured: those the model reads."""
+    return [name for name in data.corpora if name in spec["mixture"]] or data.corpora
 
 
 def _metric(loss: HeldOutLoss) -> Metric:
