@@ -46,6 +46,23 @@ def test_rms_norm(n, d):
 
 
 @compiled
+def test_sum_and_norm():
+    def norm(x, y, w):
+        return kernels.add_rms_norm(x, y, w, 1e-5)
+
+    inputs = randn(300, 48), randn(300, 48, seed=2), randn(48, seed=1)
+    agree(norm, *inputs, atol=1e-4)
+
+    def apart(x, y, w):
+        total = x + y
+        return total, kernels.rms_norm(total, w, 1e-5)
+
+    # The same bits: models trained together add and normalise apart.
+    for a, b in zip(walk(norm, *inputs), walk(apart, *inputs), strict=True):
+        assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
+
+
+@compiled
 @pytest.mark.parametrize(("n", "f"), [(1, 16), (65, 44), (256, 128)])
 def test_swiglu(n, f):
     agree(kernels.swiglu, 3 * randn(n, 2 * f))

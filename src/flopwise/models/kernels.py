@@ -9,6 +9,7 @@ gradients of slices and repeated exponentials. `benchmarks/training.py` measures
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,6 +41,15 @@ class _RMSNorm(Function):
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [N, d] over its root mean square, times weight [d] (Zhang and Sennrich, arXiv 1910.07467)."""
     return (native.RMSNorm if native.usable(x) else _RMSNorm).apply(x, weight, eps)
+
+
+def add_rms_norm(x: Tensor, other: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x + other [N, d], and `rms_norm` of it."""
+    if native.usable(x) and not stock.wanted(x):
+        total, normed = native.AddRMSNorm.apply(x, other, weight, eps)
+        return total, normed
+    total = x + other
+    return total, rms_norm(total, weight, eps)
 
 
 class _QKNorm(Function):
@@ -105,16 +115,13 @@ SPAN = 32
 class Positions:
     """What attention needs that depends on the length T alone; made once per forward pass.
 
-    Cosines and sines for queries [D, T * G], divided by sqrt(D), and for keys [D, T], where G query heads
-    share a key head; `mask` [SPAN * G, SPAN] hides the keys that come after a query. With a `window` a query
-    sees that many keys, the last of them its own.
+    Cosines and sines [D, T] of the rotary turns; `group` query heads share a key head. With a `window` a
+    query sees that many keys, the last of them its own.
     """
 
-    q_cos: Tensor
-    q_sin: Tensor
     k_cos: Tensor
     k_sin: Tensor
-    mask: Tensor
+    group: int
     window: int | None = None
 
     @property
@@ -127,12 +134,20 @@ class Positions:
         cls, cos: Tensor, sin: Tensor, n_heads: int, n_kv_heads: int, window: int | None = None
     ) -> Positions:
         """From the rotary tables cos and sin [T, D]."""
-        G = n_heads // n_kv_heads
-        cos, sin = cos.T, sin.T
-        scale = cos.shape[0] ** -0.5
-        mask = torch.full((SPAN, SPAN), -torch.inf, dtype=cos.dtype, device=cos.device).triu_(1)
-        q_cos, q_sin = ((t * scale).repeat_interleave(G, 1) for t in (cos, sin))
-        return cls(q_cos, q_sin, cos, sin, mask.repeat_interleave(G, 0), window)
+        return cls(cos.T, sin.T, n_heads // n_kv_heads, window)
+
+    @cached_property
+    def queries(self) -> tuple[Tensor, Tensor]:
+        """The tables for queries, divided by sqrt(D): [D, T * group]."""
+        scale = self.k_cos.shape[0] ** -0.5
+        cos, sin = ((t * scale).repeat_interleave(self.group, 1) for t in (self.k_cos, self.k_sin))
+        return cos, sin
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """[SPAN * group, SPAN]: minus infinity where a key comes after a query."""
+        mask = self.k_cos.new_full((SPAN, SPAN), -torch.inf).triu_(1)
+        return mask.repeat_interleave(self.group, 0)
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
@@ -155,7 +170,8 @@ class _Attention(Function):
         q = heads[:, :, :H].view(B, T, K, G, D).permute(0, 2, 4, 1, 3).reshape(B * K, D, T * G)
         k = heads[:, :, H : H + K].permute(0, 2, 3, 1).reshape(B * K, D, T)
         v = heads[:, :, H + K :].permute(0, 2, 3, 1).reshape(B * K, D, T)
-        q, k = _turn(q, at.q_cos, at.q_sin), _turn(k, at.k_cos, at.k_sin)
+        q_cos, q_sin = at.queries
+        q, k = _turn(q, q_cos, q_sin), _turn(k, at.k_cos, at.k_sin)
         mixed = torch.empty_like(q)
         weights = []
         for first, a, b in _spans(T, at.window):
@@ -184,7 +200,8 @@ class _Attention(Function):
             torch._softmax_backward_data(to_scores, w, -1, w.dtype, grad_input=to_scores)
             to_q[:, :, rows] = torch.bmm(k[:, :, first:b], to_scores.mT)
             to_k[:, :, first:b] += torch.bmm(q[:, :, rows], to_scores)
-        to_q = _turn(to_q, at.q_cos, at.q_sin, back=True)
+        q_cos, q_sin = at.queries
+        to_q = _turn(to_q, q_cos, q_sin, back=True)
         to_k = _turn(to_k, at.k_cos, at.k_sin, back=True)
         out = torch.empty(B, T, H + 2 * K, D, dtype=grad.dtype, device=grad.device)
         out[:, :, :H].view(B, T, K, G, D).copy_(to_q.view(B, K, D, T, G).permute(0, 3, 1, 4, 2))

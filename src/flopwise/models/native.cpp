@@ -187,33 +187,42 @@ constexpr long BLOCK = 256;
 
 extern "C" {
 
-// out = x / rms(x) * weight and scale = 1 / rms(x), row by row; x [n, d].
-void rms_norm(long begin, long end, const float* x, const float* weight, float* out, float* scale, long d, float eps) {
+// out = x / rms(x) * weight and scale = 1 / rms(x), row by row; x [n, d]. With `other`, x is their sum, kept in
+// `total`.
+void rms_norm(long begin, long end, const float* x, const float* other, const float* weight, float* total, float* out,
+              float* scale, long d, float eps) {
     for (long n = begin; n < end; n++) {
         const float* row = x + n * d;
-        float total = 0;
-#pragma omp simd reduction(+ : total)
-        for (long i = 0; i < d; i++) total += row[i] * row[i];
-        const float s = scale[n] = 1.0f / std::sqrt(total / d + eps);
+        if (other) {
+            for (long i = 0; i < d; i++) total[n * d + i] = row[i] + other[n * d + i];
+            row = total + n * d;
+        }
+        float squares = 0;
+#pragma omp simd reduction(+ : squares)
+        for (long i = 0; i < d; i++) squares += row[i] * row[i];
+        const float s = scale[n] = 1.0f / std::sqrt(squares / d + eps);
         for (long i = 0; i < d; i++) out[n * d + i] = row[i] * s * weight[i];
     }
 }
 
-// Gradients to x [rows, d] and to weight; the latter a sum for each BLOCK of rows. `begin`, `end`: of blocks.
-void rms_norm_back(long begin, long end, const float* grad, const float* x, const float* weight, const float* scale,
-                   float* to_x, float* to_weight, long rows, long d) {
+// Gradients to x [rows, d] (plus `direct`, if any) and to weight; the latter a sum for each BLOCK of rows. Range: of
+// blocks.
+void rms_norm_back(long begin, long end, const float* grad, const float* direct, const float* x, const float* weight,
+                   const float* scale, float* to_x, float* to_weight, long rows, long d) {
     std::fill(to_weight + begin * d, to_weight + end * d, 0.0f);
     for (long n = begin * BLOCK; n < std::min(end * BLOCK, rows); n++) {
         const float *row = x + n * d, *g = grad + n * d, s = scale[n];
-        float *sum = to_weight + n / BLOCK * d, along = 0;
+        float *sum = to_weight + n / BLOCK * d, *to = to_x + n * d, along = 0;
 #pragma omp simd reduction(+ : along)
         for (long i = 0; i < d; i++) along += g[i] * weight[i] * row[i];
         const float slope = along * s * s / d;
 #pragma omp simd
         for (long i = 0; i < d; i++) {
             sum[i] += g[i] * row[i] * s;
-            to_x[n * d + i] = s * (g[i] * weight[i] - row[i] * slope);
+            to[i] = s * (g[i] * weight[i] - row[i] * slope);
         }
+        if (direct)
+            for (long i = 0; i < d; i++) to[i] += direct[n * d + i];
     }
 }
 

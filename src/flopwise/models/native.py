@@ -32,8 +32,8 @@ def usable(x: Tensor) -> bool:
     )
 
 
-def _run(name: str, rows: int, *arguments: Tensor | int | float) -> None:
-    """Call a function of `native.cpp` for rows [0, rows) with contiguous tensors."""
+def _run(name: str, rows: int, *arguments: Tensor | int | float | None) -> None:
+    """Call a function of `native.cpp` for rows [0, rows) with contiguous tensors; None is no array."""
     function = _function(name, tuple(map(type, arguments)))
     passed = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
     threads = torch.get_num_threads()
@@ -70,7 +70,7 @@ class RMSNorm(Function):
         """x [N, d], weight [d] -> [N, d]."""
         x = x.contiguous()
         out, scale = torch.empty_like(x), x.new_empty(len(x))
-        _run("rms_norm", len(x), x, weight, out, scale, x.shape[1], eps)
+        _run("rms_norm", len(x), x, None, weight, None, out, scale, x.shape[1], eps)
         ctx.save_for_backward(x, weight, scale)
         return out
 
@@ -78,10 +78,36 @@ class RMSNorm(Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         """To x and to weight."""
-        x, weight, scale = ctx.saved_tensors
-        to_x, to_weight = torch.empty_like(x), x.new_empty(-(-len(x) // BLOCK), len(weight))
-        _run("rms_norm_back", len(to_weight), grad.contiguous(), x, weight, scale, to_x, to_weight, *x.shape)
-        return to_x, to_weight.sum(0), None
+        return *_norm_back(ctx.saved_tensors, grad, None), None
+
+
+class AddRMSNorm(Function):
+    """`kernels.add_rms_norm`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, other: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+        """x, other [N, d], weight [d] -> sum and normalised sum [N, d]."""
+        x = x.contiguous()
+        total, out, scale = torch.empty_like(x), torch.empty_like(x), x.new_empty(len(x))
+        _run("rms_norm", len(x), x, other.contiguous(), weight, total, out, scale, x.shape[1], eps)
+        ctx.save_for_backward(total, weight, scale)
+        return total, out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, direct: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """To x, to other and to weight."""
+        to_total, to_weight = _norm_back(ctx.saved_tensors, grad, direct.contiguous())
+        return to_total, to_total, to_weight, None
+
+
+def _norm_back(saved: tuple[Tensor, ...], grad: Tensor, direct: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Gradients to what was normalised (`direct` added) and to the weight."""
+    x, weight, scale = saved
+    to_x, to_weight = torch.empty_like(x), x.new_empty(-(-len(x) // BLOCK), len(weight))
+    arguments = (grad.contiguous(), direct, x, weight, scale, to_x, to_weight, *x.shape)
+    _run("rms_norm_back", len(to_weight), *arguments)
+    return to_x, to_weight.sum(0)
 
 
 BLOCK = 256

@@ -44,7 +44,7 @@ class Attention(nn.Module):
     """Causal self-attention; `qkv` holds all query heads, then key heads, then value heads.
 
     With `qk_norm` each query and key head is normalised before its rotary turn, with one weight per unit that
-    all heads share (Dehghani et al., arXiv 2302.05442, section 2.1; per head as in Qwen3, arXiv 2505.09388).
+    all heads share (Dehghani et al., arXiv 2302.05442, section 2; per head as in Qwen3, arXiv 2505.09388).
     """
 
     def __init__(self, cfg: ModelConfig):
@@ -85,8 +85,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, at: Positions) -> Tensor:
         """x [B * T, d_model] -> [B * T, d_model]."""
-        x = x + self.attn(self.attn_norm(x), at)
-        return x + self.mlp(self.mlp_norm(x))
+        norm = self.mlp_norm
+        x, h = kernels.add_rms_norm(x, self.attn(self.attn_norm(x), at), norm.weight, norm.eps)
+        return x + self.mlp(h)
 
     def matrices(self) -> list[tuple[Tensor, list[int]]]:
         """Maps between hidden layers, for the optimiser: weights [out, in] or [experts, out, in], each with
