@@ -67,9 +67,12 @@ def test_pretrain_leaves_models_with_their_losses_and_goes_on(tmp_path: Path) ->
         ),
         (
             ["--set", "ladder.seq_len=8192", "--set", "ladder.budgets=[1000000]"],
-            "there are 7; lower batch_size",
+            "the longest document has 4,097 tokens",
         ),
-        (["--set", "ladder.seq_len=4999", "--set", "ladder.budgets=[1000000]"], "lower ladder.seq_len"),
+        (
+            ["--set", "ladder.batch_size=3000", "--set", "ladder.budgets=[1000000]"],
+            "rows of 32 tokens, there are",
+        ),
         (["--set", "ladder.budgets=[1000]"], "too short to branch after step 4"),
         (["--tokenizer", "words"], "tokenizer.kind"),
         (["-t", "many"], "D is 'many', must be a number above 0"),
