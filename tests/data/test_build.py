@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -244,3 +246,15 @@ def test_bad_sections_are_one_line_and_leave_nothing(section, tmp_path, changes,
     with pytest.raises(FlopwiseError, match=message) as error:
         build({**section, **changes}, tmp_path)
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_the_size_of_the_vocabulary_needs_no_torch(section):
+    code = """if True:
+        import json, sys
+        from flopwise.data.build import vocab_size
+        import flopwise.data.prepared
+        print(vocab_size(json.loads(sys.argv[1])), {"torch", "tokenizers", "duckdb"} & set(sys.modules))
+    """
+    command = [sys.executable, "-c", code, json.dumps(section)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert shown.split(maxsplit=1) == ["408", "set()\n"]
