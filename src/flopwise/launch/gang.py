@@ -98,7 +98,7 @@ def _together(
             left.remove(name)
             tell("done", name, error and worker.record_failure(error, job.tasks[name]))
     except Exception as e:  # a member's defect must not take the others down
-        tell("note", left[0], f"its group of {len(names)} goes on one by one ({one_line(e, 200)})")
+        tell("note", names[0], f"its group of {len(names)} goes on one by one ({one_line(e, 200)})")
     return left
 
 

@@ -215,7 +215,11 @@ class _Graph:
         return list(firsts.values())
 
     def _may_join(self, step: Step, first: Step) -> bool:
-        return first.gang is not None and step.gang == first.gang and not {step.name, first.name} & self.alone
+        return (
+            bool(first.gang and first.run_group)
+            and step.gang == first.gang
+            and not ({step.name, first.name} & self.alone)
+        )
 
     def _found_done(self, step: Step) -> bool:
         if not self.store.done(self.summary.ids[step.name]):
