@@ -17,7 +17,7 @@ typedef float Unaligned __attribute__((vector_size(32), aligned(4), may_alias));
 
 // c[m, 8 n] = (add ? c : 0) + a[m, k] b[k, 8 n], held in registers: a is read by strides, b and c by rows.
 template <int M, int N>
-inline void tile(const float* a, long a_row, long a_col, const float* b, long b_row, float* c, long c_row, long k,
+__attribute__((always_inline)) inline void tile(const float* a, long a_row, long a_col, const float* b, long b_row, float* c, long c_row, long k,
                  bool add) {
     Lanes sum[M][N];
     for (int i = 0; i < M; i++)
@@ -105,6 +105,7 @@ inline void from_lanes(const float* in, long D, float* const* rows) {
 // Rotary turn of n numbers each of the two halves (RoFormer, arXiv 2104.09864, eq. 34); `sign` -1 turns back.
 inline void turn(const float* first, const float* second, const float* cos, const float* sin, long n, float scale,
                  float sign, float* out_first, float* out_second) {
+#pragma omp simd
     for (long i = 0; i < n; i++) {
         const float a = first[i], b = second[i];
         out_first[i] = scale * (a * cos[i] - sign * b * sin[i]);
