@@ -1,14 +1,15 @@
 """Tokens per second of training: our loop against `transformers.Trainer`, a plain loop, and litgpt.
 
-Llama-shaped models of four sizes, rows of 128 tokens, 16 to a batch, float32, one thread. Every contender
-trains in a process of its own as its users would have it (`training_contenders.py`, `training_litgpt.py`) and
-they take turns, so that whatever else runs on the machine hits all alike. The first two start from one
+Llama-shaped models of six shapes, rows of 128 tokens, 16 to a batch, float32, one thread. Every contender
+trains in a process of its own as its users would have it (`training_contenders.py`, `training_litgpt.py`)
+and they take turns, so that whatever else runs on the machine hits all alike. The first two start from one
 checkpoint and are checked to hold the same model; litgpt has the same shape, the plain loop a GPT of equal
 parameters.
 
-All use AdamW; our default, Muon on the hidden matrices, is a row of its own. Processor time is compared, with
-the wall clock beside it, from the end of one step to the end of another: start-up and compiling are left out.
-litgpt is measured where LITGPT_PYTHON names the Python of an environment that has it.
+All use AdamW; our default, Muon on the hidden matrices, is a row of its own, and so is a mixture of 8
+experts of the dense model's active size. Processor time is compared, with the wall clock beside it, from
+the end of one step to the end of another: start-up and compiling are left out. litgpt is measured where
+LITGPT_PYTHON names the Python of an environment that has it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SHAPES = {
 }  # fmt: skip
 """Width and depth: steps of a turn, and how many of them are not counted. Of a tenth and half a million
 parameters there is a wide and a deep one: the ladder's depth of 2, and one with more calls for the work."""
-REPEATS = 9
+REPEATS = 5
 """Turns of each contender."""
 
 NAMES = {
@@ -43,7 +44,9 @@ NAMES = {
     "plain": "plain loop, GPT of equal parameters",
     "litgpt": "litgpt",
     "muon": "flopwise with Muon",
+    "moe": "flopwise, mixture of 8 experts of equal active size",
 }
+EXPERTS = 8
 HERE = Path(__file__).parent
 
 
@@ -145,6 +148,9 @@ def _rows(width: int, depth: int) -> list[dict[str, Any]]:
             "plain": spec | {"contender": "plain"},
             "muon": spec | {"contender": "flopwise", "optimiser": "muon"},
         }
+        specs["moe"] = specs["ours"] | {"checkpoint": str(Path(folder) / "moe")}
+        experts = ModelConfig.from_width(width, depth, VOCAB, SEQ_LEN, expansion=EXPERTS)
+        hf.save(Transformer(experts).initialise(0), Path(folder) / "moe")
         if os.environ.get("LITGPT_PYTHON"):
             specs["litgpt"] = spec
         rates: dict[str, list[dict[str, float]]] = {name: [] for name in specs}
@@ -199,6 +205,6 @@ def _row(
         "turns": len(ours),
         "matmul_peak_flop_s": peak,
         "share_of_peak": flops * speed[0] / peak,
-        # The plain GPT is another architecture: its FLOPs are not these.
-        "peer_share_of_peak": None if peer == "plain" else flops * speed[1] / peak,
+        # The plain GPT and the router's work are not in these FLOPs.
+        "peer_share_of_peak": None if peer in ("plain", "moe") else flops * speed[1] / peak,
     }

@@ -1,8 +1,9 @@
 """A plain training loop over a GPT as nanoGPT has it, written for this comparison and not copied.
 
 Learned positions, LayerNorm, GELU, fused query/key/value, `scaled_dot_product_attention`, neither biases nor
-dropout; torch's fused AdamW, clipping at 1, one cross-entropy over all logits; eager. The hidden width of its MLP is such
-that it has as many parameters as the model it is compared with (nanoGPT: 4 d); its head is untied for that too.
+dropout; torch's fused AdamW, clipping at 1, one cross-entropy over all logits; eager. The hidden width of its
+MLP is such that it has as many parameters as the model it is compared with (nanoGPT: 4 d); its head is untied
+for that too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The beat that contenders of the training benchmark keep: one trains at a time, the others wait.
 
-Each contender runs in a process of its own, trains without end and calls `Turns.tick` after every step. A turn
-begins with a line on standard input and ends with a line of JSON on standard output: seconds of processor time
-and of the clock for the counted steps. Only the standard library is imported here, because a peer may live in
-an environment where this project does not.
+Each contender runs in a process of its own, trains without end and calls `Turns.tick` after every step. A
+turn begins with a line on standard input and ends with a line of JSON on standard output: seconds of
+processor time and of the clock for the counted steps. Only the standard library is imported here, because a
+peer may live in an environment where this project does not.
 """
 
 from __future__ import annotations
