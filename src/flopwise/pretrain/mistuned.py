@@ -68,7 +68,10 @@ def mistuned(
                 f"({low:.1%} to {high:.1%})"
             )
         else:
-            words.append(f"{said}, more than its rate explains ({low:.1%} to {high:.1%}): run it again")
+            words.append(
+                f"{said}, more than its rate explains ({low:.1%} to {high:.1%}): the law bends there, or the "
+                f"run went wrong"
+            )
     for w in np.unique(widths).tolist():
         value, low, high = tuning.penalty(int(w), ran[w]) if tuning else (0.0, 0.0, 0.0)
         if low > 0 and w not in found:

@@ -103,7 +103,7 @@ def seed_noise(
         math.sqrt(total), math.sqrt(total / (2 * df)), df, math.sqrt(max(between, 0.0)), math.sqrt(within),
         {w: (math.sqrt(v), d) for w, (v, d) in widths.items()},
         {d: (math.sqrt(v), n) for d, (v, n) in ((d, _pooled(p)) for d, p in sorted(by_tokens.items()))},
-        _trend(widths),
+        _trend(parts),
     )  # fmt: skip
 
 
@@ -160,19 +160,18 @@ def _pooled(parts: list[tuple[float, float, float]]) -> tuple[float, float]:
     return mean, mean**2 / spread if spread > 0 else float(d.sum())
 
 
-def _trend(widths: Mapping[int, tuple[float, float]]) -> tuple[float, float, float] | None:
+def _trend(parts: list[_Part]) -> tuple[float, float, float] | None:
     """Exponent of the standard deviation in width, with its 95% interval: a line through log variances.
 
     The variance of the logarithm of chi square over its f degrees of freedom is trigamma(f / 2), its mean
-    digamma(f / 2) - log(f / 2).
+    digamma(f / 2) - log(f / 2). f counts repeats alone: trunks make most of the noise, and degrees that lean
+    on the variances themselves promise too much here.
     """
     from scipy.special import digamma, polygamma
 
-    if len(widths) < 2:
-        return None
-    x = np.log(list(widths))
-    v, f = np.array([*widths.values()]).T
-    if (v <= 0).any():
+    usable = [p for p in parts if p.total > 0]
+    x, v, f = np.array([[math.log(p.width), p.total, p.repeats] for p in usable]).T
+    if np.ptp(x) == 0:
         return None
     log_sd = 0.5 * (np.log(v) - digamma(f / 2) + np.log(f / 2))
     weights = 4 / polygamma(1, f / 2)
