@@ -119,18 +119,27 @@ def page(raced: dict[str, Any], timed: dict[str, Any]) -> str:
     return intro + race_table(rows) + "\n" + verdict(rows) + PEERS + parts
 
 
+def shape(row: dict[str, Any]) -> str:
+    """Width by depth."""
+    return f"{row['width']} x {row['depth']}"
+
+
+def contender(row: dict[str, Any]) -> str:
+    """Whom a raced row is about."""
+    return str(row["name"]).rsplit(", ", 1)[1]
+
+
 def race_table(rows: list[dict[str, Any]]) -> str:
     """Every shape and contender."""
     lines = [
-        "| width x depth (parameters) | against | ours, tokens/s | theirs | ratio (range) | by the clock | goal |"
-        " share of peak, ours / theirs |",
+        "| width x depth (parameters) | against | ours, tokens/s | theirs | ratio (range) | by the clock "
+        "| goal | share of peak, ours / theirs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        peer = row["name"].split(", ")[-1]
         theirs = row["peer_share_of_peak"]
         lines.append(
-            f"| {row['width']} x {row['depth']} ({row['parameters']:,}) | {LABELS[peer]} | {row['ours']:,.0f} "
+            f"| {shape(row)} ({row['parameters']:,}) | {LABELS[contender(row)]} | {row['ours']:,.0f} "
             f"| {row['peer']:,.0f} | {row['ratio']:.2f} ({row['ratio_low']:.2f} to {row['ratio_high']:.2f}) "
             f"| {row['ratio_wall']:.2f} | {goal(row) or ''} "
             f"| {row['share_of_peak']:.0%}{f' / {theirs:.0%}' if theirs else ''} |"
@@ -140,7 +149,7 @@ def race_table(rows: list[dict[str, Any]]) -> str:
 
 def goal(row: dict[str, Any]) -> float | None:
     """The ratio wanted, None where none is."""
-    small, large = GOALS.get(row["name"].split(", ")[-1], (None, None))
+    small, large = GOALS.get(contender(row), (None, None))
     return small if row["parameters"] < 1e6 else large
 
 
@@ -150,50 +159,42 @@ def verdict(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         wanted = goal(row)
         if wanted is not None:
-            text = f"{LABELS[row['name'].split(', ')[-1]]} at {row['width']} x {row['depth']} ({row['ratio']:.2f})"
+            text = f"{LABELS[contender(row)]} at {shape(row)} ({row['ratio']:.2f})"
             (met if row["ratio"] >= wanted else missed).append(text)
     largest = max(rows, key=lambda row: row["parameters"])
     share = f"{SHARE:.0%} of the peak at {largest['parameters'] / 1e6:.1f}M ({largest['share_of_peak']:.0%})"
     (met if largest["share_of_peak"] >= SHARE else missed).append(share)
     return (
-        f"Goals met: {'; '.join(met) or 'none'}.\n\nGoals **not** met: {'; '.join(missed) or 'none'}. What stands "
-        "in the way is said below.\n"
+        f"Goals met: {'; '.join(met) or 'none'}.\n\n"
+        f"Goals **not** met: {'; '.join(missed) or 'none'}. Below is what stands in the way.\n"
     )
 
 
 def parts_table(rows: list[dict[str, Any]]) -> str:
     """Milliseconds of the parts."""
     lines = [
-        "| width x depth | products | attention | passes | rest | step | step in torch alone | least, products only |"
-        " step with Muon |",
+        "| width x depth | products | attention | passes | rest | step | products' share "
+        "| step in torch alone | step with Muon |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         rest = row["step"] - row["products"] - row["attention"] - row["passes"]
+        times = [*(row[k] for k in ("products", "attention", "passes")), rest, row["step"]]
         lines.append(
-            f"| {row['width']} x {row['depth']} | {row['products']:.1f} | {row['attention']:.1f} "
-            f"| {row['passes']:.1f} | {rest:.1f} | {row['step']:.1f} | {row['step_in_torch']:.1f} "
-            f"| {row['products'] / row['step']:.0%} of the step | {row['muon']:.1f} |"
+            f"| {shape(row)} | {' | '.join(f'{t:.1f}' for t in times)} | {row['products'] / row['step']:.0%} "
+            f"| {row['step_in_torch']:.1f} | {row['muon']:.1f} |"
         )
     return "\n".join(lines)
 
 
 def bound(raced: list[dict[str, Any]], timed: list[dict[str, Any]]) -> str:
     """The ratio to Trainer that a step of nothing but products would have."""
-    texts = []
-    for row in timed:
-        race = next(
-            r for r in raced
-            if (r["width"], r["depth"]) == (row["width"], row["depth"]) and r["name"].endswith("trainer")
-        )  # fmt: skip
-        texts.append(
-            f"{race['ratio'] * row['step'] / row['products']:.2f} at {row['width']} x {row['depth']}"
-        )
+    against = {shape(row): row["ratio"] for row in raced if contender(row) == "trainer"}
+    texts = [f"{against[shape(row)] * row['step'] / row['products']:.2f} at {shape(row)}" for row in timed]
     return (
-        "Were everything but the products free, the ratio to Trainer would be "
-        + ", ".join(texts)
-        + ". Goals above that cannot be met by a float32 model of the same shape on this processor: Trainer spends most "
-        "of its time in the same products of the same library."
+        f"Were everything but the products free, the ratio to Trainer would be {', '.join(texts)}. What a "
+        "goal asks beyond that no float32 model of the shape can give on this processor: Trainer spends most "
+        "of its time in the same products by the same library."
     )
 
 

@@ -1,8 +1,8 @@
 """Where a training step goes: matrix products, attention, passes over memory, the rest; one thread, float32.
 
-Every part is timed alone on arrays of the model's shapes (least processor time of some repeats), and so is the
-whole step with and without compiled kernels. What the parts do not explain is the optimiser, the embedding,
-residual sums and calling the kernels.
+Every part is timed alone on arrays of the model's shapes (least processor time of some repeats), and so is
+the whole step with and without compiled kernels. What the parts do not explain is the optimiser, the
+embedding, residual sums and calling the kernels.
 """
 
 from __future__ import annotations
