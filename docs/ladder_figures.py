@@ -64,7 +64,11 @@ def law(entry: dict[str, Any]) -> Figure | None:
     many = len(entry["variants"]) > 1
     keys = entry["variants"] if many else sorted({q["N"] for q in points})
     colours = dict(zip(keys, COLOURS * 4 if many else ramps(np.array(keys)), strict=False))
-    panels = [_against(entry, points, x, colours, many) for x in ("C", "D")]
+    line = entry["line"]
+    if line and line["variable"] not in ("C", "D"):
+        panels = [_over(entry, line, colours, many)]
+    else:
+        panels = [_against(entry, points, x, colours, many) for x in ("C", "D")]
     left = _residuals(entry, points, colours, many)
     note = f"{entry['law']}, fitted to {len(entry['points'])} runs."
     if not many:
@@ -72,7 +76,33 @@ def law(entry: dict[str, Any]) -> Figure | None:
     if entry["verification"]:
         note += " Hollow: written down before the run; diamond: measured. Bands and bars: 95%."
     title = "The held-out run against its prediction" if entry["verification"] else "The law of the ladder"
-    return Figure(title, note, panels + ([left] if left else []), columns=3 if left else 2)
+    panels += [left] if left else []
+    return Figure(title, note, panels, columns=len(panels))
+
+
+def _over(entry: dict[str, Any], line: dict[str, Any], colours: dict[Any, str], many: bool) -> Panel:
+    """A law of one variable, as accuracy of loss, over that variable."""
+    x = line["variable"]
+    points = [q for q in entry["points"] if q.get(x) is not None]
+    tests = [t for t in entry["verification"] if t.get(x) and t.get("predicted")]
+    at = np.array(line["x"])
+    marks: list[Mark] = [
+        Band(at, np.array(line["low"]), np.array(line["high"]), INK, opacity=0.14),
+        Line(at, np.array(line["value"]), INK, width=1.4),
+    ]
+    for key, colour in colours.items():
+        own = [q for q in points if (q["variant"] if many else q["N"]) == key]
+        place = np.array([q[x] for q in own]), np.array([q["y"] for q in own])
+        marks.append(Points(*place, colour, str(key) if many else ""))
+    for t in tests:
+        marks += _tested(t, x, t["predicted"], t["measured"], t.get("low"), t.get("high"))
+    hard = [q["y"] for q in points] + [t[k] for t in tests for k in ("predicted", "measured")]
+    soft = [t[k] for t in tests for k in ("low", "high") if t.get(k) is not None]
+    percent = entry["target"].startswith(("accuracy", "error"))
+    return Panel(
+        axis([q[x] for q in points] + [t[x] for t in tests], target_words(x), False),
+        axis(hard, target_words(entry["target"]), False, soft, percent=percent), marks,
+    )  # fmt: skip
 
 
 def _against(
@@ -80,8 +110,8 @@ def _against(
 ) -> Panel:
     tests = [t for t in entry["verification"] if t.get(x) and t.get("predicted")]
     marks: list[Mark] = []
-    reach = [t[k] for t in tests for k in ("predicted", "measured", "low", "high") if t.get(k)]
-    ys = [q["y"] for q in points] + reach
+    ys = [q["y"] for q in points] + [t[k] for t in tests for k in ("predicted", "measured")]
+    soft = [t[k] for t in tests for k in ("low", "high") if t.get(k) is not None]
     xs = [q[x] for q in points] + [t[x] for t in tests]
     for c in entry["curves"]:
         if c[x] is None:
@@ -101,7 +131,7 @@ def _against(
     for t in tests:
         marks += _tested(t, x, t["predicted"], t["measured"], t.get("low"), t.get("high"))
     label = {"C": "training compute C (FLOP)", "D": "training tokens D"}[x]
-    return Panel(axis(xs, label, True), axis(ys, target_words(entry["target"]), False), marks)
+    return Panel(axis(xs, label, True, n=4), axis(ys, target_words(entry["target"]), False, soft), marks)
 
 
 def _tested(t: dict[str, Any], x: str, predicted: float, measured: float, low: Any, high: Any) -> list[Mark]:
@@ -129,7 +159,9 @@ def _residuals(
         ends = [100 * (t[k] / t["predicted"] - 1) for k in ("measured", "low", "high") if t.get(k)]
         marks += _tested(t, "C", 0.0, ends[0], *(ends[1:] if len(ends) == 3 else (None, None)))
         ys += ends
-    reach = max(map(abs, ys))
+    measured = [100 * (t["measured"] / t["predicted"] - 1) for t in tests]
+    near = max(map(abs, [100 * q["residual"] for q in own] + measured))
+    reach = min(max(map(abs, ys)), 5 * near)
     return Panel(
         axis([q["C"] for q in own] + [t["C"] for t in tests], "training compute C (FLOP)", True),
         axis([-reach, reach], "measured over the law (%)", False), marks,

@@ -30,6 +30,7 @@ def main(runs: str, name: str, command: str = "") -> None:
     results = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else collect(path)
     files = ladder_figures.draw(results, DOCS / "img", name)
     out = DOCS / "results" / f"pretraining_{name}.md"
+    out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page(results, name, command, files), encoding="utf-8")
     print(f"{out.relative_to(DOCS.parent)} and {len(files)} figures")
 
@@ -45,9 +46,9 @@ def page(results: dict[str, Any], name: str, command: str, files: dict[str, str]
     return "\n".join(part.strip("\n") + "\n" for part in parts if part).replace("\u00a0", " ")
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; columns but the first are set to the right."""
-    marks = ["---", *("---:" for _ in head[1:])]
+def table(head: Sequence[str], rows: Sequence[Sequence[Any]], numbers: bool = True) -> str:
+    """A Markdown table; columns of numbers, all but the first, are set to the right."""
+    marks = ["---", *("---:" if numbers else "---" for _ in head[1:])]
     safe = [[" ".join(str(cell).replace("|", "\\|").split()) for cell in row] for row in (head, marks, *rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in safe) + "\n"
 
@@ -211,8 +212,10 @@ def _law(entry: dict[str, Any], files: dict[str, str]) -> str:
         ]
         head = ["N", "D", "best rate (relative error)", "best batch, tokens (relative error)", "loss there"]
         text += "\nBest settings of each size and budget:\n\n" + table(head, rows)
-    if entry["notes"]:
-        text += "\n" + "\n".join(f"- {note}" for note in entry["notes"]) + "\n"
+    # What the fit itself warns of stands at the end of the page.
+    notes = [note for note in entry["notes"] if note not in ((fit or {}).get("warnings") or [])]
+    if notes:
+        text += "\n" + "\n".join(f"- {note}" for note in notes) + "\n"
     return text
 
 
@@ -335,7 +338,7 @@ def _kinds() -> str:
         ],
         ["sizes, budgets, mixture, base rates", "assumed", "written in the recipe"],
     ]  # fmt: skip
-    return "## What the numbers are\n\n" + table(["number", "is", "how"], rows)
+    return "## What the numbers are\n\n" + table(["number", "is", "how"], rows, numbers=False)
 
 
 def _caveats(results: dict[str, Any]) -> str:

@@ -138,7 +138,8 @@ def _finding(entry: dict[str, Any]) -> dict[str, Any]:
     if entry["fit"]:
         sizes = len({q.get("N") for q in entry["points"]})
         runs = count(len(entry["points"]))
-        text = f"{called(entry)} fitted to {runs} runs of {sizes} sizes: {str(entry['status']).replace('_', ' ')}."
+        status = str(entry["status"]).replace("_", " ")
+        text = f"{called(entry)} fitted to {runs} runs of {sizes} sizes: {status}."
         return {"id": entry["id"], "name": name, "good": None, "text": text}
     text = " ".join(entry["missing"]) or " ".join(entry["notes"][:1])
     return {"id": entry["id"], "name": name, "good": None, "text": text}
