@@ -26,7 +26,8 @@ WORTH = 0.95
 a group has a price too (a kill stops all of it, another worker could have taken a part)."""
 
 SHORT_S = 0.05
-"""An update that takes longer alone is not probed: the calls in it take about 5 ms, a tenth of it at most."""
+"""An update that takes longer alone is not probed: what can be saved was 2 ms with compiled kernels, 2 to 5
+with torch's, whatever the shape."""
 
 PROBE_S = 1.0
 
