@@ -140,6 +140,21 @@ def test_twins_stay_on_one_side_even_when_kept(tmp_path):
     assert held == held_out(TEXTS, tmp_path)
 
 
+def test_held_out_text_in_another_source_is_told(tmp_path):
+    """Sources that share texts: what one holds out the other trains on."""
+    own = {name: write_lines(tmp_path / f"{name}.jsonl.gz", TEXTS[:120]) for name in ("a", "b")}
+    alone, copied = (
+        build({"sources": [{"path": own[n]} for n in names], "heldout_fraction": 0.1}, tmp_path)["corpora"][0]
+        for names in (("a",), ("a", "b"))
+    )
+    assert alone["heldout_ngram_overlap"] == 0 == alone["heldout_documents_copied"]
+    assert copied["heldout_ngram_overlap"] == 0  # the same text lies on the same side in both
+    own["c"] = write_lines(tmp_path / "c.jsonl.gz", [f"{t} and some more" for t in TEXTS[:120]])
+    section = {"sources": [{"path": own["a"]}, {"path": own["c"]}], "heldout_fraction": 0.1}
+    for entry in build(section, tmp_path)["corpora"]:
+        assert entry["heldout_ngram_overlap"] > 0.5 and entry["heldout_documents_copied"] > 0
+
+
 @pytest.mark.parametrize(
     ("n", "fraction", "held"), [(4, 0.01, 2), (4, 0.99, 2), (30, 0.001, 2), (30, 0.9999, 28)]
 )

@@ -53,7 +53,7 @@ def test_ngram_overlap_counts_copied_runs():
     overlap = contamination.ngram_overlap(
         train, [copied, half, "all of this is new to the training text, every word of it"]
     )
-    assert overlap.n_documents == 3 and overlap.n_copied == 1
+    assert len(overlap.sizes) == 3 and overlap.n_copied == 1
     assert overlap.per_document.tolist() == [1.0, 8 / 100, 0.0]
-    assert overlap.share == pytest.approx((38 + 8) / overlap.n_ngrams)
+    assert overlap.share == pytest.approx((38 + 8) / overlap.sizes.sum())
     assert contamination.ngram_overlap([], ["a"]).share == 0.0

@@ -89,10 +89,11 @@ def build(
             tokenizer = text.make_tokenizer(dict(section.get("tokenizer") or {}), list(parts.values()))
             text_ids = tokenizer.vocab_size
             tokenizer.save(folder)
-            progress(0.6)
+            overlaps = text.overlaps(list(parts.values()))
+            progress(0.7)
             for i, (name, part) in enumerate(parts.items(), 1):
-                entries[name] = text.write(part, tokenizer, folder, ids)
-                progress(0.6 + 0.39 * i / len(parts))
+                entries[name] = text.write(part, tokenizer, folder, ids, overlaps[name])
+                progress(0.7 + 0.29 * i / len(parts))
     finally:
         for part in parts.values():
             part.close()

@@ -71,15 +71,30 @@ def check(train_texts: Iterable[str], held_out: Iterable[Problem]) -> Report:
 class Overlap:
     """How much of held-out documents occurs in training documents.
 
-    `share`: part of their distinct word 13-grams; `per_document` [documents]: the same for each; `n_copied`:
-    documents with more than half of theirs.
+    `shared` and `sizes` [documents]: distinct word 13-grams of each that stand in training text, and all.
     """
 
-    n_documents: int
-    n_ngrams: int
-    share: float
-    n_copied: int
-    per_document: np.ndarray
+    shared: np.ndarray
+    sizes: np.ndarray
+
+    @property
+    def share(self) -> float:
+        """Part of all their n-grams."""
+        return float(self.shared.sum() / max(1, self.sizes.sum()))
+
+    @property
+    def per_document(self) -> np.ndarray:
+        """Part of each document's n-grams [documents]."""
+        return self.shared / np.maximum(1, self.sizes)
+
+    @property
+    def n_copied(self) -> int:
+        """Documents with more than half of theirs."""
+        return int((self.per_document > 0.5).sum())
+
+    def part(self, first: int, n: int) -> Overlap:
+        """Of `n` documents from number `first` on."""
+        return Overlap(self.shared[first : first + n], self.sizes[first : first + n])
 
 
 def ngram_overlap(train_texts: Iterable[str], heldout_texts: Iterable[str], n: int = NGRAM) -> Overlap:
@@ -96,10 +111,6 @@ def ngram_overlap(train_texts: Iterable[str], heldout_texts: Iterable[str], n: i
         hashes = shingle_hashes(text, n)
         places = np.minimum(np.searchsorted(table, hashes), len(table) - 1)
         copied[places[table[places] == hashes]] = True
-    totals = [len(hashes) for hashes in parts]
+    sizes = [len(hashes) for hashes in parts]
     shared = [int(copied[np.searchsorted(table, hashes)].sum()) for hashes in parts]
-    per_document = np.array(shared, dtype=float) / np.maximum(1, np.array(totals, dtype=float))
-    total = sum(totals)
-    return Overlap(
-        len(totals), total, sum(shared) / max(1, total), int((per_document > 0.5).sum()), per_document
-    )
+    return Overlap(np.array(shared, dtype=np.int64), np.array(sizes, dtype=np.int64))

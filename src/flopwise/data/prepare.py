@@ -55,9 +55,10 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
         tokenizer.save(folder.path)
         progress(0.65)
         ids = Vocabulary((Range("text", tuple(c.name for c in loaded), 0, tokenizer.vocab_size),))
+        overlaps = text.overlaps(parts)
         entries = []
         for i, part in enumerate(parts, 1):
-            entries.append(text.write(part, tokenizer, folder.path, ids))
+            entries.append(text.write(part, tokenizer, folder.path, ids, overlaps[part.name]))
             progress(0.65 + 0.3 * i / len(parts))
     finally:
         for part in parts:

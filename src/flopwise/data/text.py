@@ -148,7 +148,22 @@ def make_tokenizer(spec: dict[str, Any], parts: list[TextPart]) -> Tokenizer:
     return train_bpe(sample, int(spec.get("vocab_size") or 512))
 
 
-def write(part: TextPart, tokenizer: Tokenizer, folder: Path, vocabulary: Vocabulary) -> dict[str, Any]:
+def overlaps(parts: list[TextPart]) -> dict[str, contamination.Overlap]:
+    """How much of each part's held-out text stands in the training text of any; one pass over all of it."""
+    heldout = {part.name: list(_some(part.texts(held=True), OVERLAP_BYTES)) for part in parts}
+    found = contamination.ngram_overlap(
+        (text for part in parts for text in part.texts()), (t for texts in heldout.values() for t in texts)
+    )
+    out, first = {}, 0
+    for name, texts in heldout.items():
+        out[name] = found.part(first, len(texts))
+        first += len(texts)
+    return out
+
+
+def write(
+    part: TextPart, tokenizer: Tokenizer, folder: Path, vocabulary: Vocabulary, overlap: contamination.Overlap
+) -> dict[str, Any]:
     """Shards `train-NAME` and `heldout-NAME`; returns the corpus's entry in about.json.
 
     Raises:
@@ -160,7 +175,6 @@ def write(part: TextPart, tokenizer: Tokenizer, folder: Path, vocabulary: Vocabu
         sizes[held] = shards.write(
             documents, folder / f"{side}-{part.name}", vocabulary.eos_id, vocabulary.size
         )
-    overlap = contamination.ngram_overlap(part.texts(), _some(part.texts(held=True), OVERLAP_BYTES))
     return {
         "name": part.name, "modality": "text", "license": part.license, "source": part.source,
         "documents": part.n_documents(), "heldout_documents": part.n_documents(held=True),
