@@ -40,6 +40,8 @@ class _RMSNorm(Function):
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x [N, d] over its root mean square, times weight [d] (Zhang and Sennrich, arXiv 1910.07467)."""
+    if stock.wanted(x):
+        return stock.rms_norm(x, weight, eps)
     return (native.RMSNorm if native.usable(x) else _RMSNorm).apply(x, weight, eps)
 
 
@@ -104,6 +106,8 @@ class _SwiGLU(Function):
 
 def swiglu(x: Tensor) -> Tensor:
     """silu(gate) * up for x = gate, up side by side [N, 2F] (Shazeer, arXiv 2002.05202)."""
+    if stock.wanted(x):
+        return stock.swiglu(x)
     return (native.SwiGLU if native.usable(x) else _SwiGLU).apply(x)
 
 

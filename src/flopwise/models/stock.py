@@ -1,6 +1,6 @@
-"""Attention and the loss by PyTorch's own operators: on accelerators, and wherever bfloat16 is at work.
+"""The kernels by PyTorch's own operators: on accelerators, in bfloat16, and where a compiler is at work.
 
-`kernels` writes these two out for float32 on the processor. Under autocast the products here take bfloat16,
+`kernels` writes them out for float32 on the processor. Under autocast the products here take bfloat16,
 while the softmax of the attention (inside the fused operator) and that of the loss are taken in float32.
 """
 
@@ -17,9 +17,20 @@ if TYPE_CHECKING:
 
 
 def wanted(x: Tensor) -> bool:
-    """Whether x is not what `kernels` was written for: on an accelerator, or under autocast."""
+    """Whether x is not what `kernels` was written for: on an accelerator, under autocast, in a compiler."""
     kind = x.device.type
-    return kind != "cpu" or torch.is_autocast_enabled(kind)
+    return torch.compiler.is_compiling() or kind != "cpu" or torch.is_autocast_enabled(kind)
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """`kernels.rms_norm`: x [N, d] -> [N, d], in float32."""
+    return F.rms_norm(x.float(), weight.shape, weight, eps)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """`kernels.swiglu`: [N, 2F] -> [N, F]."""
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
 
 
 def attention(qkv: Tensor, positions: Positions, n_heads: int, n_kv_heads: int) -> Tensor:

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,10 +94,10 @@ def train(
     team = team or alone()
     state_path = log.path / checkpoint.STATE_FILE
     writer = checkpoint.Writer(state_path, team.settings.keep)
-    counters = Counters(first_step)
+    counters, compiled = Counters(first_step), None
     if team.agree(state_path.exists()):
         saved = checkpoint.load(state_path, model, optimiser, generators=True)
-        writer.best = saved.pop("best", None)
+        writer.best, compiled = saved.pop("best", None), saved.pop("compiled", None)
         counters = Counters(**saved)
     if team.leads:
         log.rewind(counters.step)
@@ -104,6 +105,7 @@ def train(
     model.train()
     clock = _Clock(team, counters)
     recent: list[float] = []
+    tuned = False
 
     def note(**row: float) -> None:
         if team.leads:
@@ -117,6 +119,9 @@ def train(
                 counters.generate_flops += batch.generate_flops
                 counters.score_flops += batch.score_flops
                 if batch.weights is None or bool(batch.weights.any()):
+                    if not tuned:
+                        team.tune(model, batch, last_step - step, compiled)
+                        tuned = True
                     row = _update(team, model, optimiser, batch, objective, schedule(step), clip, step)
                     counters.train_flops += update_flops(model, batch)
                     counters.tokens += batch.ids.numel()
@@ -132,11 +137,9 @@ def train(
             wanted = writer.due(step + 1) or team.agree(clock.since_save() > checkpoint_every_s)
             if wanted and step + 1 < last_step:
                 clock.settle()
-                clock.saving(
-                    lambda: writer.save(
-                        model, optimiser, vars(counters), sum(recent) / len(recent) if recent else None
-                    )
-                )
+                state = vars(counters) | ({"compiled": True} if team.compiles else {})
+                loss = sum(recent) / len(recent) if recent else None
+                clock.saving(partial(writer.save, model, optimiser, state, loss))
                 recent.clear()
     finally:
         writer.wait()

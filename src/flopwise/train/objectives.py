@@ -92,7 +92,7 @@ def _token_logprobs(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     else:
         learned = batch.weights.flatten().nonzero()[:, 0]
         found = kernels.token_logprobs(hidden[learned], model.head.weight, targets[learned])
-        logprobs, log_z = (torch.zeros(len(targets)).index_copy(0, learned, t) for t in found)
+        logprobs, log_z = (t.new_zeros(len(targets)).index_copy(0, learned, t) for t in found)
     return logprobs.view(batch.ids.shape), log_z.view(batch.ids.shape)
 
 

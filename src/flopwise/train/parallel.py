@@ -22,6 +22,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.models.transformer import Transformer
 from flopwise.train import precision, shards
 from flopwise.train.objectives import Batch, Objective
+from flopwise.train.probe import compile_block, compiled_blocks, decide_compiling
 from flopwise.train.settings import PLAIN, Settings
 
 PATIENCE = timedelta(minutes=30)
@@ -56,6 +57,7 @@ class Team:
         self.compiled = "off"
         """What became of `settings.compile`, in words."""
         self._reducer: nn.Module | None = None
+        self._compiled: Callable[..., Any] | None = None
 
     @classmethod
     def join(cls, settings: Settings) -> Team:
@@ -120,7 +122,7 @@ class Team:
         self, objective: Objective, model: Transformer, batch: Batch, share: Share
     ) -> tuple[Tensor, float, dict[str, float]]:
         """The objective on this process's rows: what to walk back from, its value, what to log."""
-        with self.autocast():
+        with self.autocast(), compiled_blocks(model, self._compiled):
             if self.size == 1:
                 loss, logs = objective(model, batch)
                 return loss, loss.item(), logs
@@ -133,6 +135,20 @@ class Team:
                 self._reducer = DistributedDataParallel(_Loss(model))
             out: tuple[Tensor, float, dict[str, float]] = self._reducer(objective, batch, share)
             return out
+
+    def tune(self, model: Transformer, batch: Batch, steps: int, as_before: bool | None = None) -> None:
+        """Decide about compiling before the first of `steps` steps; a resumed run goes on `as_before`."""
+        if self.leads:
+            yes, self.compiled = decide_compiling(self, model, batch, steps)
+            if as_before is not None and yes != as_before:
+                yes, self.compiled = as_before, f"{'on' if as_before else 'off'}: as it was begun"
+        if self.agree(self.leads and yes):
+            self._compiled = compile_block()
+
+    @property
+    def compiles(self) -> bool:
+        """Whether steps are compiled."""
+        return self._compiled is not None
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context of a forward pass."""
@@ -174,10 +190,11 @@ class Team:
         return out
 
     def whole(self, model: Transformer) -> Transformer:
-        """A model with all weights, for evaluation and for the run's folder; every process calls this."""
+        """A model with all weights on the processor, for evaluation and for the run's folder; every process
+        calls this, after the last update and the last checkpoint."""
         if self.size == 1 or self.settings.parallel == "ddp":
-            return model
-        plain = Transformer(model.cfg, model.n_scores).to(self.device)
+            return model.to("cpu")
+        plain = Transformer(model.cfg, model.n_scores)
         shards.load_weights(plain, shards.weights(model))
         return plain
 
