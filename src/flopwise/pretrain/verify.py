@@ -8,6 +8,8 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from flopwise.pretrain.observations import observation
+
 if TYPE_CHECKING:
     from flopwise.records.folder import RunFolder
     from flopwise.records.record import RunRecord
@@ -51,8 +53,10 @@ def check(law: str, made: dict[str, Any], run: RunRecord) -> dict[str, Any]:
 
     `written_before_s`: seconds from the prediction to the end of the held-out run.
     """
-    metric = run.metrics[made["target"]]
-    measured = metric.value if metric.value is not None else math.nan
+    # An error is one less the accuracy, and as uncertain.
+    metric = run.metrics["accuracy" if made["target"] == "error" else made["target"]]
+    found = observation(run).get(made["target"])
+    measured = math.nan if found is None else float(found)
     ended = datetime.fromisoformat(run.created).timestamp() if run.created else math.nan
     return {
         "name": law, "law": made["law"], "run": made["run"], "variant": made["variant"],
