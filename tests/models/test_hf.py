@@ -47,6 +47,7 @@ SHAPES = {
         expansion=4, granularity=4, shared_experts=2, balance="bias", qk_norm=True, sliding_window=7
     ),
     "bias, normed": dial(expansion=4, granularity=4, balance="bias", qk_norm=True, tie_embeddings=True),
+    "experts of odd width": ModelConfig.from_width(64, 1, 128, expansion=2, granularity=16, shared_experts=1),
     "dense layer first": dial(expansion=4, granularity=4).with_(n_dense_layers=1),
     "dense layer first, shared": dial(expansion=4, granularity=4, shared_experts=1, qk_norm=True).with_(
         n_dense_layers=1, routed_scale=2.5

@@ -104,6 +104,9 @@ def _experts_to_hf(cfg: ModelConfig, kind: str) -> dict[str, Any]:
         "router_aux_loss_coef": cfg.aux_loss / cfg.experts_per_token if cfg.balance == "aux" else 0.0,
         "flopwise": {name: getattr(cfg, name) for name in TRAINING},
     }
+    if cfg.d_expert % 8 or cfg.d_model % 8:
+        # Their grouped products want rows of a multiple of 16 bytes: 8 numbers in half precision.
+        out["experts_implementation"] = "eager"
     if kind == "mixtral":
         del out["moe_intermediate_size"], out["norm_topk_prob"]
         return out | {"num_local_experts": cfg.n_experts, "intermediate_size": cfg.d_expert}
