@@ -231,6 +231,8 @@ class LawEntry(Section):
     """Which column serves as a variable of the law, where it is not the one of the same name."""
     by: str = "N"
     """The column whose largest value is held out when forms compete."""
+    leave_out: bool = True
+    """Whether the smallest sizes are left out where the largest is then predicted better."""
     variants: list[Name] = Field(default=[])
     """None named: all."""
     held_out: list[Name] = Field(default=[])

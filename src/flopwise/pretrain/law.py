@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LEVELS = {"": 0.95, "90": 0.90}
 """Of the intervals that a prediction is written down with, by the ending of their keys."""
 
+FEWEST = 4
+"""Sizes that a fit must keep: the largest and three to predict it from."""
 LOSS_FORMS = ("chinchilla", "coupled", "broken")
 """Compete to predict the loss that a law of accuracy needs."""
 
@@ -61,16 +63,15 @@ def _fit(
     rows: list[dict[str, Any]], spec: dict[str, Any], seed: int, tuned: Tuning | None
 ) -> tuple[dict[str, Any], dict[str, Metric]]:
     """Fit every candidate, choose by back-test, predict the held-out runs in writing."""
-    from flopwise.laws import choose
     from flopwise.pretrain.noise import carry, seed_noise
     from flopwise.records.record import Metric
 
     table = renamed(columns(rows), spec["columns"])
-    choice = choose(table, spec["candidates"], target=spec["target"], cluster="run", by=spec["by"], seed=seed)
+    choice, table, left_out = choose_range(table, spec, seed)
     noise = seed_noise(table) if spec["target"] == "loss" else None
     if noise is not None:
         choice = replace(choice, fit=carry(choice.fit, noise))
-    notes = _notes(table, choice, noise, tuned)
+    notes = left_out + _notes(table, choice, noise, tuned)
     files: dict[str, Any] = {
         "fit.json": choice.fit.to_dict(), "choice.json": choice.to_dict(), "notes.json": notes
     }  # fmt: skip
@@ -81,7 +82,7 @@ def _fit(
     largest = float(table["C"].max())
     first_step = None
     if "loss" in choice.fit.form.variables and spec["target"] != "loss":
-        first_step = choose(table, LOSS_FORMS, cluster="run", by=spec["by"], seed=seed)
+        first_step, *_ = choose_range(table, spec | {"candidates": LOSS_FORMS, "target": "loss"}, seed)
         notes.append(f"the loss of a run not yet made is {first_step.fit.law}'s prediction")
     made = [_prediction(choice, held, spec, largest, first_step) for held in spec["held_out"]]
     if made:
@@ -95,6 +96,40 @@ def _fit(
             "predicted_high": Metric(value=first["high"], se=None, n=None),
         }
     return files, metrics
+
+
+def choose_range(
+    table: dict[str, Any], spec: dict[str, Any], seed: int
+) -> tuple[Choice, dict[str, Any], list[str]]:
+    """The form, and from which size on: the smallest may bend away from the law of the others.
+
+    The smallest sizes are left out, one by one, as long as the largest is then predicted better by a tenth
+    (as a form with more parameters must) and three smaller ones remain to predict it from. Returns the
+    choice, the table it is fitted to, and what was left out in a sentence.
+    """
+    from flopwise.laws import choose
+    from flopwise.laws.comparing import SIMPLER
+
+    def tried(rows: dict[str, Any]) -> Choice:
+        return choose(
+            rows, spec["candidates"], target=spec["target"], cluster="run", by=spec["by"], seed=seed
+        )
+
+    choice, words = tried(table), []
+    while spec["leave_out"] and len(sizes := np.unique(table["N"])) > FEWEST:
+        fewer = {name: values[table["N"] > sizes[0]] for name, values in table.items()}
+        try:
+            other = tried(fewer)
+        except FlopwiseError:
+            break
+        if not other.fit.misfit < SIMPLER * choice.fit.misfit:
+            break
+        words.append(
+            f"the size of N = {sizes[0]:,.0f} is left out: without it the back-test on the largest errs by "
+            f"{other.fit.misfit:.2%} instead of {choice.fit.misfit:.2%}"
+        )
+        choice, table = other, fewer
+    return choice, table, words
 
 
 def _prediction(
