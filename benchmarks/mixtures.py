@@ -67,7 +67,7 @@ def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
     tokens = BATCH * SEQ_LEN
-    print("| width | model | ms per batch | passes | with AdamW | with Muon | with Muon, batch x 8 |")
+    print("| width | model | ms per batch | passes | with AdamW | with Muon | Muon, batch x 8 (computed) |")
     print("|---|---|---|---|---|---|---|")
     for width in map(int, sys.argv[1:] or ["32", "64", "128", "256"]):
         found = measure(width)
