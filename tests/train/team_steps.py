@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,7 +25,8 @@ from flopwise.train.parallel import Team
 from flopwise.train.schedule import WSD
 from flopwise.train.settings import Settings
 
-VOCAB, ROWS, LENGTH = 40, 5, 20
+VOCAB, ROWS, LENGTH, STEPS = 40, 5, 20, 12
+PLAIN = {"precision": "fp32", "compile": "off", "device": "cpu"}
 Progress = Callable[[float], None]
 
 
@@ -32,13 +37,56 @@ def batch_at(step: int) -> Batch:
     return Batch(rows[:, :-1], rows[:, 1:], weights, generate_flops=1.0)
 
 
+def config(**model: Any) -> ModelConfig:
+    return ModelConfig.from_width(16, 2, VOCAB, 64, **model)
+
+
+def prepare(team: Team, model: dict[str, Any], rates: dict[str, Any]) -> tuple[Transformer, Any]:
+    """Model and optimiser of one process."""
+    made = Rates(weight_decay=0.1, **rates)
+    return team.place(Transformer(config(**model)).initialise(3), lambda m: Optimiser(m, made))
+
+
+class Memory:
+    """A log that stays in memory; its folder is for checkpoints."""
+
+    def __init__(self, path: Path):
+        self.path, self.rows = path, list[dict[str, Any]]()
+        path.mkdir(parents=True, exist_ok=True)
+
+    def log(self, **row: Any) -> None:
+        self.rows.append(row)
+
+    def rewind(self, step: int) -> None: ...
+
+
+def cases(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) -> None:
+    """Train every case of the spec (name -> parallel, model, rates) and write losses and the end state."""
+    losses: dict[str, list[float]] = {}
+    for name, case in folder.spec["cases"].items():
+        team = Team.join(Settings(**PLAIN, parallel=case["parallel"]))
+        model, optimiser = prepare(team, case.get("model", {}), case.get("rates", {}))
+        log = Memory(folder.path / name)
+        train(
+            model, optimiser, batch_at, cross_entropy, WSD(3, 8, STEPS), log, first_step=0, last_step=STEPS,
+            log_every=1, checkpoint_every_s=1e9, team=team,
+        )  # fmt: skip
+        checkpoint.save(log.path / "end.safetensors", model, optimiser, {})
+        whole = team.whole(model)
+        with torch.no_grad():
+            losses[name] = [r["loss"] for r in log.rows] + [
+                cross_entropy(whole.eval(), batch_at(99))[0].item()
+            ]
+    if team.leads:
+        (folder.path / "losses.json").write_text(json.dumps(losses))
+
+
 def trains(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) -> None:
     """As a real step does. The spec may ask for a disturbance: `kill` or `fail` [rank, step], once."""
-    spec, last = folder.spec, folder.spec["steps"]
+    spec = folder.spec
     team = Team.join(Settings.from_dict(spec["train"]))
-    cfg = ModelConfig.from_width(16, 2, VOCAB, 64, **spec.get("model", {}))
-    rates = Rates(weight_decay=0.1, **spec.get("rates", {}))
-    model, optimiser = team.place(Transformer(cfg).initialise(3), lambda m: Optimiser(m, rates))
+    model, optimiser = prepare(team, spec.get("model", {}), spec.get("rates", {}))
+    (folder.path / f"pid-{team.rank}").write_text(str(os.getpid()))
 
     def next_batch(step: int) -> Batch:
         mark = folder.path / "disturbed"
@@ -48,13 +96,13 @@ def trains(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress)
                 if how == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
                 raise FlopwiseError("the data end here; make them longer")
+        time.sleep(spec.get("pause", 0.0))
         return batch_at(step)
 
     counters = train(
-        model, optimiser, next_batch, cross_entropy, WSD(3, 8, 12), folder, first_step=0, last_step=last,
+        model, optimiser, next_batch, cross_entropy, WSD(3, 8, STEPS), folder, first_step=0, last_step=STEPS,
         progress=progress, log_every=1, checkpoint_every_s=-1.0, team=team,
     )  # fmt: skip
-    checkpoint.save(folder.path / "end.safetensors", model, optimiser, {})
     whole = team.whole(model)
     if not team.leads:
         return

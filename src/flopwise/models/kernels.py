@@ -78,7 +78,9 @@ def qk_norm(
     """Fused qkv [N, (H + 2K) D] with each query and key head over its root mean square, times weights [D]."""
     weight = torch.cat([q_weight.expand(n_heads, -1), k_weight.expand(n_kv_heads, -1)])
     n = weight.numel()
-    normed = _QKNorm.apply(qkv[:, :n].view(len(qkv), *weight.shape), weight, eps)
+    normed = (stock.qk_norm if stock.wanted(qkv) else _QKNorm.apply)(
+        qkv[:, :n].view(len(qkv), *weight.shape), weight, eps
+    )
     return torch.cat([normed.flatten(1), qkv[:, n:]], 1)
 
 

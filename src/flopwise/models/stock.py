@@ -27,6 +27,11 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x.float(), weight.shape, weight, eps)
 
 
+def qk_norm(qk: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Each head of qk [N, heads, D] over its root mean square in float32, times weight [heads, D]."""
+    return (F.rms_norm(qk.float(), weight.shape[1:], eps=eps) * weight).to(qk.dtype)
+
+
 def swiglu(x: Tensor) -> Tensor:
     """`kernels.swiglu`: [N, 2F] -> [N, F]."""
     gate, up = x.chunk(2, -1)

@@ -46,9 +46,14 @@ def save(path: Path, model: Transformer, optimiser: Stateful, counters: dict[str
 
 
 def collect(model: Transformer, optimiser: Stateful, copy: bool = False) -> dict[str, Tensor]:
-    """All tensors of the state, whole, on the processor; with `copy` the run may change its own meanwhile."""
-    tensors = {f"model.{name}": t for name, t in weights(model).items()}
+    """All tensors of the state, whole, on the processor; with `copy` the run may change its own meanwhile.
+
+    Every process of a team calls this, and the first one alone has them.
+    """
+    tensors = {f"model.{name}": t for name, t in weights(model, everywhere=False).items()}
     tensors |= {f"optim.{name}": t for name, t in optimiser.state().items()}
+    if rank():
+        return {}
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()

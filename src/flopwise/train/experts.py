@@ -147,8 +147,8 @@ class SplitOptimiser:
         return clip(list(self.model.parameters()), limit)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on, whole; every process calls this."""
-        return {key: shards.gather(t, self._rows(key, t)) for key, t in self.inner.state().items()}
+        """Everything needed to go on: every process calls this, and in the first one it is whole."""
+        return {key: shards.gather(t, self._rows(key, t), False) for key, t in self.inner.state().items()}
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `state` gave, this process's experts of it."""

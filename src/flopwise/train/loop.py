@@ -134,7 +134,7 @@ def train(
                 note(**evaluate(step + 1))
                 model.train()
             progress((step + 1 - first_step) / (last_step - first_step))
-            wanted = writer.due(step + 1) or team.agree(clock.since_save() > checkpoint_every_s)
+            wanted = writer.due(step + 1) or team.agree(clock.asks(checkpoint_every_s))
             if wanted and step + 1 < last_step:
                 clock.settle()
                 state = vars(counters) | ({"compiled": True} if team.compiles else {})
@@ -153,18 +153,19 @@ class _Clock:
     def __init__(self, team: Team, counters: Counters):
         self.team, self.counters = team, counters
         self.wall, self.cpu = time.monotonic(), time.process_time()
-        self.saved_at, self.rest = self.wall, 0.0
+        self.saved_at, self.held_up = self.wall, 0.0
 
-    def since_save(self) -> float:
-        """Seconds since the last checkpoint, less the rest that its cost demands."""
-        return time.monotonic() - self.saved_at - self.rest
+    def asks(self, every_s: float) -> bool:
+        """Whether a checkpoint is due: after `every_s` and twenty times what the last one held up the loop
+        (0 or less: always)."""
+        return every_s <= 0 or time.monotonic() - self.saved_at > max(every_s, 20 * self.held_up)
 
     def saving(self, save: Callable[[], None]) -> None:
-        """Save, and rest twenty times as long as that held up the loop."""
+        """Save, and note how long that held up the loop."""
         start = time.monotonic()
         save()
         self.saved_at = time.monotonic()
-        self.rest = max(0.0, 20 * (self.saved_at - start) - 1.0)
+        self.held_up = self.saved_at - start
 
     def settle(self) -> None:
         """Add the time since the last settling to the counters; in a team, that of all processes."""

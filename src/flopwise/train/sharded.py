@@ -130,11 +130,16 @@ class ShardedOptimiser:
         ]
 
     def state(self) -> dict[str, Tensor]:
-        """Everything needed to go on, whole and by the parameter's name; every process calls this."""
-        out = {f"muon.{name}": shards.gather(m, self.rows[name]) for name, m in self.momentum.items()}
+        """Everything needed to go on, by the parameter's name: every process calls this, and in the first one
+        it is whole."""
+
+        def whole(part: Tensor, name: str) -> Tensor:
+            return shards.gather(part, self.rows[name] if part.ndim else None, everywhere=False)
+
+        out = {f"muon.{name}": whole(m, name) for name, m in self.momentum.items()}
         for name, p in self.local.items():
             for key, value in self.adam.state.get(p, {}).items():
-                out[f"adam.{name}.{key}"] = shards.gather(value, self.rows[name]) if value.ndim else value
+                out[f"adam.{name}.{key}"] = whole(value, name)
         return out
 
     def load_state(self, tensors: dict[str, Tensor]) -> None:

@@ -69,8 +69,12 @@ def mine(weight: Tensor) -> Tensor:
     return weight.to_local() if isinstance(weight, DTensor) else weight
 
 
-def gather(part: Tensor, rows: Rows | None) -> Tensor:
-    """The whole tensor from every process's rows; every process calls this and has it. No gradient."""
+def gather(part: Tensor, rows: Rows | None, everywhere: bool = True) -> Tensor:
+    """The whole tensor from every process's rows; every process calls this. No gradient.
+
+    Unless it is wanted `everywhere`, the first process alone has it, on the processor, and the others an
+    empty one: a checkpoint then takes no more memory of an accelerator than its largest tensor.
+    """
     if rows is None or size() == 1:
         return part.detach()
     each = Rows.of(rows.total, 0, size()).count
@@ -78,18 +82,21 @@ def gather(part: Tensor, rows: Rows | None) -> Tensor:
     padded[: rows.count] = part.detach()
     out = part.new_empty(each * size(), *part.shape[1:])
     dist.all_gather_into_tensor(out, padded)
-    return out[: rows.total]
+    if everywhere:
+        return out[: rows.total]
+    return part.new_empty(0) if rank() else out[: rows.total].cpu()
 
 
-def weights(model: Transformer) -> dict[str, Tensor]:
-    """All weights and lasting buffers by name, whole; a head tied to the embedding is listed once."""
+def weights(model: Transformer, everywhere: bool = True) -> dict[str, Tensor]:
+    """All weights and lasting buffers by name, whole (see `gather`); a head tied to the embedding is listed
+    once."""
     params = dict(model.named_parameters())
     out = {}
     for name, tensor in model.state_dict().items():
         if name == "head.weight" and model.head.weight is model.embed.weight:
             continue
         weight = params.get(name, tensor)
-        out[name] = gather(mine(weight).detach(), rows_of(weight))
+        out[name] = gather(mine(weight).detach(), rows_of(weight), everywhere)
     return out
 
 
