@@ -32,9 +32,8 @@ TRUTH = {"E": 1.6, "A": 16.0, "alpha": 0.28, "B": 600.0, "beta": 0.45}
 """Losses from 3.7 to 2.7, as small ladders of text have them."""
 LEVELS = (0.90, 0.95)
 NOISE = {
-    "shared": (0.004, 0.002, 0.0), "each its own": (0.0, 0.0045, 0.0),
-    "falls with width": (0.004, 0.002, -1.0), "grows with width": (0.004, 0.002, 0.5),
-    "five times smaller": (0.0008, 0.0004, 0.0),
+    "shared": (0.004, 0.002, 0.0), "falls with width": (0.004, 0.002, -1.0),
+    "each its own": (0.0, 0.0045, 0.0), "grows with width": (0.004, 0.002, 0.5),
 }  # fmt: skip
 """Standard deviation between trunks, between branches, and the exponent of both in width (from width 64)."""
 N = {w: float(count_params(ModelConfig.from_width(w, 2, 512, 128)).non_embedding) for w in (*WIDTHS, BEYOND)}
@@ -137,8 +136,7 @@ def page(found: dict[str, list[dict[str, Any]]]) -> str:
         )
     lines += [
         "\nNoise: `shared` .4% between trunks and .2% between branches; `each its own` .45% between "
-        "all runs; falls as 1/width or grows as its root, from the first at width 64; `five times smaller`: "
-        "both parts.\n",
+        "all runs; falls as 1/width or grows as its root, from the first at width 64.\n",
         "One rung's loss raised (noise `shared`): how often that rung is named, and any other.\n",
         "| raised rung | by | draws | named | others named |", "|---|---|---|---|---|",
     ]  # fmt: skip
@@ -163,8 +161,8 @@ def main() -> int:
 
     cases = [None, *((w, 0.03) for w in WIDTHS), *((w, 0.05) for w in (WIDTHS[0], WIDTHS[-1]))]
     left = a.most
-    todo: list[tuple[str, Any]] = [("coverage", "shared"), *(("mistuned", bad) for bad in cases)]
-    todo += [("coverage", noise) for noise in NOISE if noise != "shared"]
+    todo: list[tuple[str, Any]] = [("coverage", noise) for noise in NOISE]
+    todo += [("mistuned", bad) for bad in cases]
     for what, case in todo:
         if left and what == "coverage" and not any(r["noise"] == case for r in found[what]):
             found[what] += list(cover(case, a.draws, a.chosen))
