@@ -5,12 +5,12 @@ Imports no torch: a recipe is checked before anything heavy starts.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from flopwise.data import corpora, media
+from flopwise.data.documents import label
 from flopwise.errors import FlopwiseError
 from flopwise.launch.basics import Count, Rung, Section, Share
 
@@ -39,7 +39,7 @@ class SourceSection(Section):
     @property
     def label(self) -> str:
         """The source's name in mixtures and metrics."""
-        return self.name or self.corpus or Path(str(self.path)).name.split(".")[0] or "data"
+        return label(self.model_dump())
 
     @model_validator(mode="after")
     def _one_of_two(self) -> SourceSection:
