@@ -56,7 +56,7 @@ WHY = """
 Each part timed alone, in milliseconds of processor time for one step of 2,048 tokens
 (`benchmarks/training_parts.py`). "Products" are the linear layers' matrix products by torch (MKL), which
 nobody can leave out; "passes" are norms, SwiGLU and the softmax of the loss; "rest" is the optimiser, the
-embedding, sums, and calling all of it.
+embedding, sums, and calling all of it. Parts timed alone may come to more than the whole.
 
 {parts}
 

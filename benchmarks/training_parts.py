@@ -24,15 +24,15 @@ from flopwise.train.objectives import Batch, cross_entropy
 from flopwise.train.optim import Optimiser, Rates
 
 
-def least(action: Callable[[], Any], repeats: int = 12) -> float:
-    """Milliseconds of processor time of the fastest of some calls."""
+def least(action: Callable[[], Any], seconds: float = 0.25, repeats: int = 5) -> float:
+    """Milliseconds of processor time of the fastest call: so many of them, and for so long."""
     action()
-    best = float("inf")
-    for _ in range(repeats):
+    times: list[float] = []
+    while len(times) < repeats or sum(times) < seconds:
         start = time.process_time()
         action()
-        best = min(best, time.process_time() - start)
-    return best * 1e3
+        times.append(time.process_time() - start)
+    return min(times) * 1e3
 
 
 def both_ways(function: Callable[..., Any], *inputs: torch.Tensor) -> Callable[[], None]:
@@ -47,23 +47,19 @@ def both_ways(function: Callable[..., Any], *inputs: torch.Tensor) -> Callable[[
     return action
 
 
+def linear(fan_in: int, fan_out: int) -> float:
+    """Milliseconds of a linear layer's three products: forward, to the input, to the weight."""
+    N = BATCH * SEQ_LEN
+    x, w, g = torch.randn(N, fan_in), torch.randn(fan_out, fan_in), torch.randn(N, fan_out)
+    return least(lambda: torch.mm(x, w.T)) + least(lambda: torch.mm(g, w)) + least(lambda: torch.mm(x.T, g))
+
+
 def products(cfg: ModelConfig) -> float:
-    """Milliseconds of all linear layers' products: forward, to the input, to the weight."""
-    N, d = BATCH * SEQ_LEN, cfg.d_model
+    """Milliseconds of all layers' products but the head's."""
+    d = cfg.d_model
     heads = (cfg.n_heads + 2 * cfg.n_kv_heads) * cfg.head_dim
     layers = [(d, heads), (cfg.n_heads * cfg.head_dim, d), (d, 2 * cfg.d_ff), (cfg.d_ff, d)]
-    total = 0.0
-    for (fan_in, fan_out), times in [*((shape, cfg.n_layers) for shape in layers), ((d, VOCAB), 1)]:
-        x, w, g = torch.randn(N, fan_in), torch.randn(fan_out, fan_in), torch.randn(N, fan_out)
-        total += times * sum(
-            least(product)
-            for product in (
-                lambda x=x, w=w: torch.mm(x, w.T),
-                lambda g=g, w=w: torch.mm(g, w),
-                lambda g=g, x=x: torch.mm(x.T, g),
-            )
-        )
-    return total
+    return cfg.n_layers * sum(linear(*shape) for shape in layers)
 
 
 def whole(cfg: ModelConfig, optimiser: str) -> float:
@@ -81,7 +77,7 @@ def whole(cfg: ModelConfig, optimiser: str) -> float:
         opt.step(0.1)
         opt.zero_grad()
 
-    return least(step)
+    return least(step, seconds=1.5)
 
 
 def parts(width: int, depth: int) -> dict[str, Any]:
@@ -95,17 +91,18 @@ def parts(width: int, depth: int) -> dict[str, Any]:
     )
     norm = both_ways(lambda x, w: kernels.rms_norm(x, w, 1e-5), torch.randn(N, width), torch.ones(width))
     targets = torch.randint(VOCAB, (N,))
-    head = torch.randn(VOCAB, 8)
-    loss = both_ways(lambda h, w: kernels.token_logprobs(h, w, targets), torch.randn(N, 8), head)
+    hidden, weight = torch.randn(N, width), torch.randn(VOCAB, width)
+    loss = least(both_ways(lambda h, w: kernels.token_logprobs(h, w, targets), hidden, weight))
+    head = linear(width, VOCAB)
     row = {
         "width": width,
         "depth": depth,
         "matmul_peak_flop_s": matmul_peak(),
-        "products": products(cfg),
+        "products": products(cfg) + head,
         "attention": depth * least(attention),
         "passes": depth * least(both_ways(kernels.swiglu, torch.randn(N, 2 * cfg.d_ff)))
         + (2 * depth + 1) * least(norm)
-        + least(loss),
+        + max(0.0, loss - head),
         "step": whole(cfg, "adamw"),
         "muon": whole(cfg, "muon"),
     }
