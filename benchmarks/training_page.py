@@ -77,7 +77,8 @@ embedding, sums, and calling all of it. Parts timed alone may come to more than 
 - **Muon on the small matrix**: for r rows and c > 1.5 r columns Newton-Schulz runs on X X^T with 17 r^3 + 2
   r^2 c multiplications instead of 5 r^3 + 10 r^2 c; the same result to rounding
   (`tests/train/test_optim.py`). Six matrices of 128 x 352 take 7.1 ms instead of 10.1, of 576 x 1536 565
-  instead of 807. It costs the same for any batch, and a batch of 2,048 tokens is small.
+  instead of 807. It costs the same for any batch, and a batch of 2,048 tokens is
+  small. Over three seeds (width 64, 160 steps) the final losses of both forms are equal to 1e-5.
 
 Tried and not taken:
 
