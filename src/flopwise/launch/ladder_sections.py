@@ -175,9 +175,14 @@ class LadderSection(Section):
     @model_validator(mode="after")
     def _rules_exist(self) -> LadderSection:
         try:
-            self.rule_set  # noqa: B018
+            rules = self.rule_set
         except (FlopwiseError, TypeError) as e:
             raise ValueError(str(e)) from None
+        if rules.batch != "constant":
+            raise ValueError(
+                f"rules.batch is {rules.batch!r}, must be constant: budgets that branch off one trunk share its "
+                "batch; give variants with a batch_size each"
+            )
         return self
 
     @model_validator(mode="after")

@@ -51,10 +51,10 @@ class Plan:
         return self.ladder.batch_size * self.ladder.seq_len
 
     def config(self, width: int) -> ModelConfig:
-        """The model of this width."""
+        """The model of this width, of the depth that the shape rule gives it."""
         ladder = self.ladder
-        return ModelConfig.from_width(
-            width, ladder.depth, self.vocab_size, ladder.context, **ladder.model.model_dump()
+        return ladder.rule_set.config(
+            width, self.vocab_size, ladder.context, ladder.depth, **ladder.model.model_dump()
         )
 
     def budgets(self, width: int) -> list[int]:

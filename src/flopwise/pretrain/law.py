@@ -71,7 +71,7 @@ def _fit(
     noise = seed_noise(table) if spec["target"] == "loss" else None
     if noise is not None:
         choice = replace(choice, fit=carry(choice.fit, noise))
-    notes = left_out + _notes(table, choice, noise, tuned)
+    notes = left_out + _notes(table, choice, noise, tuned, spec["target"])
     files: dict[str, Any] = {
         "fit.json": choice.fit.to_dict(), "choice.json": choice.to_dict(), "notes.json": notes
     }  # fmt: skip
@@ -184,13 +184,15 @@ def renamed(table: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
     return kept | {variable: table[column] for variable, column in names.items()}
 
 
-def _notes(table: dict[str, Any], choice: Choice, noise: Noise | None, tuned: Tuning | None) -> list[str]:
+def _notes(
+    table: dict[str, Any], choice: Choice, noise: Noise | None, tuned: Tuning | None, target: str
+) -> list[str]:
     """What a reader should know of the table and the fit."""
     notes = [one_line(text, 300) for text in choice.fit.warnings]
     if noise is not None:
         notes.append(noise.words)
     if choice.fit.form.target == "loss":
-        notes += mistuned(table, choice.fit, tuned)
+        notes += mistuned(table, choice.fit, tuned, target=target)
     trunks, places = np.unique(table["run"]), set(zip(table["N"], table["D"], strict=True))
     notes.append(
         f"{len(table['run'])} points of {len(trunks)} trunks, {len(places)} sizes and budgets; points of one "
