@@ -180,8 +180,8 @@ class LadderSection(Section):
             raise ValueError(str(e)) from None
         if rules.batch != "constant":
             raise ValueError(
-                f"rules.batch is {rules.batch!r}, must be constant: budgets that branch off one trunk share its "
-                "batch; give variants with a batch_size each"
+                f"rules.batch is {rules.batch!r}, must be constant: budgets that branch off one trunk share "
+                "its batch; give variants with a batch_size each"
             )
         return self
 

@@ -159,7 +159,8 @@ def conclude(run: Run, counters: Counters, together: int = 1) -> None:
         spend=counters.spend(),
         model={
             "n_params_total": params.total, "n_params_active": params.active,
-            "n_params_non_embedding": params.non_embedding, "architecture": cfg.to_dict(),
+            "n_params_non_embedding": params.non_embedding,
+            "n_params_active_non_embedding": params.active_non_embedding, "architecture": cfg.to_dict(),
         },
         data=data_seen(run.data, run.mixture, spec),
         extra={
