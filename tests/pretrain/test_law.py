@@ -17,7 +17,7 @@ def ladder(bend: float, seed: int = 0) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     N, D = (v.ravel() for v in np.meshgrid(2.5e4 * 2.0 ** np.arange(6), 1e6 * 2.0 ** np.arange(4)))
     loss = (1.5 + 30 / N**0.35 + 400 / D**0.45) * np.exp(rng.normal(0, 0.001, N.size))
-    loss = np.where(N == N.min(), loss * (1 + bend), loss)
+    loss = np.where(N.min() == N, loss * (1 + bend), loss)
     return {"N": N, "D": D, "C": 6 * N * D, "loss": loss, "run": np.array([f"n{n:.0f}" for n in N])}
 
 
