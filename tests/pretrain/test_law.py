@@ -56,3 +56,16 @@ def test_a_variable_takes_the_column_that_is_named_and_other_counts_go() -> None
 def test_columns_are_those_that_every_row_has() -> None:
     rows = [{"a": 1, "b": 2, "c": None}, {"a": 3, "b": 4, "c": 5}]
     assert {name: values.tolist() for name, values in columns(rows).items()} == {"a": [1, 3], "b": [2, 4]}
+
+
+def test_a_form_that_ends_at_a_bound_gives_way_to_one_that_does_not() -> None:
+    """Without a floor in the truth, a fitted floor ends at zero; the form without one says the same."""
+    table = ladder(0.0)
+    table["loss"] = (
+        60 / table["N"] ** 0.3 * np.exp(np.random.default_rng(1).normal(0, 0.002, len(table["N"])))
+    )
+    floor, none = "loss = E + A / N^a", "loss = A / N^a"
+    alone, *_ = choose_range(table, SPEC | {"candidates": [floor], "leave_out": False}, 0)
+    both, *_ = choose_range(table, SPEC | {"candidates": [floor, none], "leave_out": False}, 0)
+    assert alone.fit.params["E"] < 0.05
+    assert both.fit.form.formula == none and both.fit.status == "converged"

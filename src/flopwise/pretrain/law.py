@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 LEVELS = {"": 0.95, "90": 0.90}
 """Of the intervals that a prediction is written down with, by the ending of their keys."""
 
+AT_BOUND = "at_bound"
+"""Status of a fit with a parameter at the end of its range."""
 FEWEST = 4
 """Sizes that a fit must keep: the largest and three to predict it from."""
 LOSS_FORMS = ("chinchilla", "coupled", "broken")
@@ -111,9 +113,15 @@ def choose_range(
     from flopwise.laws.comparing import SIMPLER
 
     def tried(rows: dict[str, Any]) -> Choice:
-        return choose(
-            rows, spec["candidates"], target=spec["target"], cluster="run", by=spec["by"], seed=seed
-        )
+        options = {"target": spec["target"], "cluster": "run", "by": spec["by"], "seed": seed}
+        found = choose(rows, spec["candidates"], **options)
+        inner = [f.form for f in found.fits if f.status != AT_BOUND]
+        if found.fit.status != AT_BOUND or not inner:
+            return found
+        # A floor of zero is no floor of anything: the form that ends there bends too little beyond the data.
+        again = choose(rows, inner, **options)
+        note = f"{found.fit.law} errs least, but ends at a bound; a form that does not is preferred"
+        return replace(again, reasons=[note, *again.reasons])
 
     choice, words = tried(table), []
     while spec["leave_out"] and len(sizes := np.unique(table["N"])) > FEWEST:
