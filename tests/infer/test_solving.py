@@ -33,7 +33,9 @@ def runs(tmp_path_factory):
 
     data = store.prepare("data", "data", {}, name="data")
     (data.path / "about.json").write_text(
-        json.dumps({"corpora": [], "task": "countdown", "problems": {"test": 30}})
+        json.dumps(
+            {"corpora": [], "task": "countdown", "vocab_size": tokenizer.vocab_size, "problems": {"test": 30}}
+        )
     )
     rows = [json.dumps({"numbers": p.numbers, "target": p.target}) for p in problems["test"]]
     (data.path / "test.jsonl").write_text("\n".join(rows) + "\n")

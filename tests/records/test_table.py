@@ -11,6 +11,7 @@ import pytest
 
 from flopwise.errors import FlopwiseError
 from flopwise.flops.spend import Spend
+from flopwise.models.config import ModelConfig
 from flopwise.records import RunStore, read_table
 from flopwise.records.record import Metric
 from flopwise.records.table import numbers
@@ -160,7 +161,7 @@ def runs(tmp_path):
             {"loss": Metric(value=4 - width / 64, se=0.01, n=10)}, Spend(train_flops=1e9 * width),
             model={
                 "n_params_total": 200 * width, "n_params_non_embedding": 100 * width,
-                "architecture": {"d_model": width},
+                "architecture": ModelConfig.from_width(width, 2, 300, 64).to_dict(),
             },
             data={"tokens_seen": 1_000_000}, extra={"held_out": held_out},
         )  # fmt: skip

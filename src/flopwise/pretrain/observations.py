@@ -52,7 +52,8 @@ def observation(record: RunRecord) -> dict[str, Any]:
     row: dict[str, Any] = {
         "id": record.id, "variant": variant, "width": cfg.d_model, "seed": record.seed,
         **size_columns(cfg, D, cfg.max_seq_len), "C": float(record.lineage_spend.train_flops),
-        "U": float(record.data["tokens_unique"]), "batch": float(extra.get("batch_size") or 0),
+        "N": float(record.model["n_params_non_embedding"]), "N_total": float(record.model["n_params_total"]),
+        "U": float(record.data.get("tokens_unique") or D), "batch": float(extra.get("batch_size") or 0),
         "rate": float(extra.get("rate_factor") or 1.0),
     }  # fmt: skip
     shares: dict[str, float] = extra.get("mixture") or {}

@@ -125,7 +125,7 @@ def mulaw(sound: np.ndarray, levels: int = 256) -> np.ndarray:
     """Codes int64 [n] in [0, levels) of samples in [-1, 1].
 
     >>> mulaw(np.array([-1.0, 0.0, 0.01, 1.0])).tolist()
-    [0, 128, 156, 255]
+    [0, 128, 157, 255]
     """
     mu = levels - 1
     x = np.clip(np.asarray(sound, dtype=np.float64), -1, 1)
