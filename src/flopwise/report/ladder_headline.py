@@ -31,6 +31,11 @@ def ladder_headline(results: dict[str, Any]) -> dict[str, Any]:
     return {"answer": title, "expects": None, "findings": findings}
 
 
+def _used(entry: dict[str, Any]) -> int:
+    """Runs that the law was fitted to: some sizes may have been left out."""
+    return int((entry["fit"] or {}).get("n") or len(entry["points"]))
+
+
 def _number(row: dict[str, Any], key: str) -> float | None:
     return number(row.get(key))
 
@@ -72,7 +77,7 @@ def told(entry: dict[str, Any], test: dict[str, Any]) -> str:
         largest = max((q["C"] for q in entry["points"] if q.get("C")), default=None)
         beyond = test["C"] / largest if largest else None
     before = _number(test, "before_start_s")
-    text = f"{called(entry)}, fitted to {len(entry['points'])} runs, was asked about a run with "
+    text = f"{called(entry)}, fitted to {_used(entry)} runs, was asked about a run with "
     text += f"{ratio(beyond)} the largest compute it had seen" if beyond else "more compute than it had seen"
     text += f" ({flop(test['C'])})" if _number(test, "C") else ""
     text += ", before that run was started. " if before is not None and before >= 0 else ". "
