@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.conftest import LADDER
 
 pytest.importorskip("torch")
 
@@ -83,3 +84,13 @@ def test_bad_input_is_one_line(tmp_path: Path, changes: list[str], says: str) ->
     assert done.returncode == 2
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("flopwise:") and says in last
+
+
+def test_what_a_ladder_found_is_said_at_the_end(tiny_ladder: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "ladder.yaml"
+    recipe.write_text(json.dumps(LADDER))  # JSON is YAML
+    done = flopwise("run", str(recipe), "--out", str(tiny_ladder))
+    assert done.returncode == 0, done.stderr
+    assert "0 failed" in done.stdout and "Predicted " in done.stdout and "off by" in done.stdout
+    assert "experts: " in done.stdout and "loss: " in done.stdout
+    assert "Where the next FLOP should go" not in done.stdout

@@ -103,14 +103,15 @@ def _headline(out: Path) -> None:
     try:
         results = json.loads((out / "results.json").read_bytes())
         top, note = results["headline"], results["data"].get("note")
+        ladder = results.get("kind") == "ladder"
     except (OSError, ValueError, KeyError):
         return
-    lines = [
-        f"Where the next FLOP should go: {top['answer']}." if top.get("answer") else None,
-        top.get("expects"),
-    ]
+    asked = "" if ladder else "Where the next FLOP should go: "
+    lines = [f"{asked}{top['answer']}." if top.get("answer") else None, top.get("expects")]
     lines += [f"Mind: {note}"] if note else []
-    lines += [f"Law {finding['law']}: {finding['text']}" for finding in top.get("findings", [])]
+    for finding in top.get("findings", []):
+        law = finding["name"] if ladder else f"Law {finding['law']}"
+        lines.append(f"{law}: {finding['text']}")
     typer.echo("\n".join(one_line(line, 400) for line in lines if line))
     typer.echo(f"The report: {out / REPORT_FILE}")
 
