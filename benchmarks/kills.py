@@ -129,12 +129,13 @@ def main(argv: list[str] | None = None) -> int:
     took = finish(options.recipe, whole, options.extra)
     # Of a folder that was done already, what its runs took is known from their records.
     took = max(took, sum(r.spend.wall_s or 0.0 for r in finished(whole).values()) / 2)
-    result = kill_at_random(options.recipe, killed, options.extra, options.kills, took, options.seed)
+    runs = len(finished(whole))
+    result = kill_at_random(options.recipe, killed, options.extra, options.kills, runs, took, options.seed)
     differences = compare(whole, killed)
-    runs = finished(killed)
-    losses = [r.metrics["loss"].value for r in runs.values() if "loss" in r.metrics]
+    ended = finished(killed)
+    losses = [r.metrics["loss"].value for r in ended.values() if "loss" in r.metrics]
     print(
-        json.dumps({**result, "runs": len(runs), "losses_compared": len(losses), "differences": differences})
+        json.dumps({**result, "runs": len(ended), "losses_compared": len(losses), "differences": differences})
     )
     return 1 if differences or result["made_again"] else 0
 
