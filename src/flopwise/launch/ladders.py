@@ -111,7 +111,7 @@ class LadderExpansion:
                 continue
             steps = ladder_steps(
                 plan, held.width, [held.tokens], self.recipe.seed, seconds=train_seconds_of, held_out=True,
-                after=tuple(f"law-{law.name}" for law in self.recipe.laws) or (),
+                after=tuple(f"law-{law.name}" for law in self.recipe.laws),
             )  # fmt: skip
             tokens = steps[-1].spec["last_step"] * plan.tokens_per_step
             unique = plan.ladder.unique_tokens

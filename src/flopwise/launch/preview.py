@@ -11,8 +11,6 @@ from flopwise.models.config import ModelConfig
 from flopwise.train.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from flopwise.launch.steps import Step
 
 
@@ -60,7 +58,6 @@ def rungs(steps: list[Step], measured: bool = False) -> list[Rung]:
     """The rungs of an experiment's steps; `measured`: a short probe of each shape gives the time."""
     found: dict[tuple[Any, ...], Rung] = {}
     time_of: dict[tuple[Any, ...], float] = {}
-    estimate: Callable[[ModelConfig, float], float] = train_seconds_of
     for step in steps:
         if step.kind != "pretrain":
             continue
@@ -86,7 +83,7 @@ def rungs(steps: list[Step], measured: bool = False) -> list[Rung]:
                 time_of[shape] = _probe(rung) / (rung.batch_size * rung.seq_len)
             rung.seconds = rung.tokens * time_of[shape]
         else:
-            rung.seconds = estimate(rung.model, rung.tokens)
+            rung.seconds = train_seconds_of(rung.model, rung.tokens)
     return list(found.values())
 
 
@@ -98,8 +95,13 @@ def check(steps: list[Step]) -> None:
     """
     from flopwise.train.memory import check_memory
 
-    for rung in rungs(steps):
-        check_memory(rung.model, rung.batch_size, rung.seq_len, Settings.from_dict(rung.train))
+    shapes = {
+        (ModelConfig(**s.spec["model"]), s.spec["batch_size"], s.spec["seq_len"]): s.spec.get("train")
+        for s in steps
+        if s.kind == "pretrain"
+    }
+    for shape, train in shapes.items():
+        check_memory(*shape, Settings.from_dict(train))
 
 
 def _probe(rung: Rung) -> float:

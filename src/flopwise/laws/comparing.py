@@ -28,6 +28,14 @@ class Choice:
     trials: list[Backtest]
     reasons: list[str]
 
+    def among(self, allowed: Callable[[Fit], bool]) -> Choice | None:
+        """The choice among those of its fits that are allowed, nothing fitted anew; None if there is none."""
+        kept = [i for i, made in enumerate(self.fits) if allowed(made)]
+        if not kept:
+            return None
+        by = self.trials[0].by
+        return _chosen([self.fits[i] for i in kept], [self.trials[i] for i in kept], [], by)
+
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
         return {
@@ -98,11 +106,17 @@ def choose(
         raise FlopwiseError(
             f"choose: no candidate can be fitted; {reasons[0] if reasons else 'none was given'}"
         )
+    return _chosen(fits, trials, reasons, by)
+
+
+def _chosen(fits: list[Fit], trials: list[Backtest], reasons: list[str], by: str) -> Choice:
+    """The simplest that none displaces; forms come with fewer parameters first."""
     best = 0
     for i in range(1, len(trials)):
         if trials[i].rms < SIMPLER * trials[best].rms:
             best = i
     trial = trials[best]
+    reasons = list(reasons)
     rule = f"a form with more parameters must be better by {1 - SIMPLER:.0%} to displace a simpler one"
     reasons.append(
         f"{trial.law} is chosen: its back-test on the largest {by} errs by {trial.rms:.2%} ({rule})"

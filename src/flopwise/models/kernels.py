@@ -54,13 +54,8 @@ def add_rms_norm(x: Tensor, other: Tensor, weight: Tensor, eps: float) -> tuple[
     return total, rms_norm(total, weight, eps)
 
 
-class _QKNorm(Function):
-    @staticmethod
-    def forward(ctx: Any, qk: Tensor, weight: Tensor, eps: float) -> Tensor:
-        scale = qk.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
-        unit = qk * scale
-        ctx.save_for_backward(unit, scale, weight)
-        return unit * weight
+class _QKNorm(_RMSNorm):
+    """The same over heads, each with a weight of its own."""
 
     @staticmethod
     @once_differentiable

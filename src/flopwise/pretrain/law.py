@@ -113,13 +113,13 @@ def choose_range(
     from flopwise.laws.comparing import SIMPLER
 
     def tried(rows: dict[str, Any]) -> Choice:
-        options = {"target": spec["target"], "cluster": "run", "by": spec["by"], "seed": seed}
-        found = choose(rows, spec["candidates"], **options)
-        inner = [f.form for f in found.fits if f.status != AT_BOUND]
-        if found.fit.status != AT_BOUND or not inner:
+        found = choose(
+            rows, spec["candidates"], target=spec["target"], cluster="run", by=spec["by"], seed=seed
+        )
+        again = found.among(lambda made: made.status != AT_BOUND)
+        if found.fit.status != AT_BOUND or again is None:
             return found
         # A floor of zero is no floor of anything: the form that ends there bends too little beyond the data.
-        again = choose(rows, inner, **options)
         note = f"{found.fit.law} errs least, but ends at a bound; a form that does not is preferred"
         return replace(again, reasons=[note, *again.reasons])
 
