@@ -73,7 +73,8 @@ def show(recipe: LadderRecipe, steps: list[Step], everything: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from flopwise.launch.preview import grid, rungs, short
+    from flopwise.launch.preview import grid, rungs
+    from flopwise.laws.plotting.figure import short
 
     found = rungs(steps, measured=everything)
     console = Console()
@@ -86,10 +87,10 @@ def show(recipe: LadderRecipe, steps: list[Step], everything: bool) -> None:
         column.justify = "right"
     for rung in found:
         row = rung.to_dict()
-        counts = [short(row[f"n_params_{k}"]) for k in ("total", "active", "non_embedding", "embedding")]
+        counts = [short(row[f"n_params_{k}"], 3) for k in ("total", "active", "non_embedding", "embedding")]
         memory = "" if rung.memory_bytes is None else f"{rung.memory_bytes / 2**30:.2f}"
         table.add_row(
-            one_line(_label(rung, len(recipe.names) > 1)), *counts, ", ".join(map(short, rung.budgets)),
+            one_line(_label(rung, len(recipe.names) > 1)), *counts, ", ".join(short(b, 3) for b in rung.budgets),
             *(f"{flops:.1e}".replace("e+", "e") for flops in (rung.flops, rung.flops_6nd)),
             f"{rung.seconds / 60:.1f}", memory,
         )  # fmt: skip

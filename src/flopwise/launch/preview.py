@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from flopwise.flops.count import count_params, train_flops
 from flopwise.launch.costs import train_seconds_of
+from flopwise.laws.plotting.figure import short
 from flopwise.models.config import ModelConfig
 from flopwise.train.settings import Settings
 
@@ -134,7 +135,7 @@ def grid(found: list[Rung]) -> list[str]:
     for width in sorted({w for w, _ in marks}, reverse=True):
         cells = [_mark(marks.get((width, tokens), [])) for tokens in columns]
         lines.append(f"{'width ' + str(width):>11} " + "".join(f"{cell:^8}" for cell in cells))
-    lines.append(" " * 12 + "".join(f"{short(tokens):^8}" for tokens in columns) + " tokens")
+    lines.append(" " * 12 + "".join(f"{short(tokens, 3):^8}" for tokens in columns) + " tokens")
     return lines
 
 
@@ -149,7 +150,7 @@ def _log_grid(marks: dict[tuple[int, int], list[bool]], places: int = 56) -> lis
             if w == width:
                 cells[round((math.log(tokens) - low) / max(high - low, 1e-9) * places)] = _mark(kinds)[0]
         lines.append(f"{'width ' + str(width):>11} " + "".join(cells))
-    ends = short(round(math.exp(low))), short(round(math.exp(high)))
+    ends = short(math.exp(low), 3), short(math.exp(high), 3)
     lines.append(" " * 12 + ends[0] + " " * (places - len(ends[0]) - len(ends[1]) + 1) + ends[1] + " tokens")
     return lines
 
@@ -158,15 +159,3 @@ def _mark(kinds: list[bool]) -> str:
     if not kinds:
         return "·"
     return ("○" if all(kinds) else "●") + (str(len(kinds)) if len(kinds) > 1 else "")
-
-
-def short(number: float) -> str:
-    """A count as people write it.
-
-    >>> [short(n) for n in (950, 12_300, 2_048_000, 3e9)]
-    ['950', '12.3k', '2.05M', '3B']
-    """
-    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return f"{number:.3g}"
