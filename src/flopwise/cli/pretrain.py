@@ -87,10 +87,11 @@ def show(recipe: LadderRecipe, steps: list[Step], everything: bool) -> None:
         column.justify = "right"
     for rung in found:
         row = rung.to_dict()
-        counts = [short(row[f"n_params_{k}"], 3) for k in ("total", "active", "non_embedding", "embedding")]
+        counts = [short(row[f"n_params_{k}"], 4) for k in ("total", "active", "non_embedding", "embedding")]
         memory = "" if rung.memory_bytes is None else f"{rung.memory_bytes / 2**30:.2f}"
+        budgets = ", ".join(short(tokens, 3) for tokens in rung.budgets)
         table.add_row(
-            one_line(_label(rung, len(recipe.names) > 1)), *counts, ", ".join(short(b, 3) for b in rung.budgets),
+            one_line(_label(rung, len(recipe.names) > 1)), *counts, budgets,
             *(f"{flops:.1e}".replace("e+", "e") for flops in (rung.flops, rung.flops_6nd)),
             f"{rung.seconds / 60:.1f}", memory,
         )  # fmt: skip
