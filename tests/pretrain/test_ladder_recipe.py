@@ -145,6 +145,7 @@ def test_separate_runs_cost_what_branching_saves() -> None:
         ({"laws": [{"name": "a", "variants": ["nobody"]}]}, "names variant 'nobody'"),
         ({"laws": [{"name": "a", "method": "factor"}]}, "against names the variant"),
         ({"variants": {"a": {"widths": [8, 9]}}}, "width 9 is not a multiple of 8"),
+        ({"variants": {"a": {"isoflop": [1e99]}}}, "at most 2,147,483,647 can be made"),
         ({"variants": {"a": {"batchsize": 3}}}, "did you mean 'batch_size'"),
         ({"variants": {"a": {"mixture": {"nothing": 1}}}}, "ladder.mixture names 'nothing'"),
         ({"variants": {"a": {"model": {"balance": "luck"}}}}, "balance"),

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from flopwise.pretrain.rules import Values
 
 PIECE = "flopwise.pretrain.piece"
+MOST_STEPS = 2**31 - 1
+"""Of a run: 68 years at one a second."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,11 @@ def ladder_steps(
     previous, at = None, 0
     for i, budget in enumerate(sorted(budgets), 1):
         total = round(budget / plan.tokens_per_step)
+        if total > MOST_STEPS:
+            raise FlopwiseError(
+                f"ladder: a budget of {budget:.3g} tokens is {total:.3g} steps, at most {MOST_STEPS:,} can be "
+                "made; lower the budget, or raise batch_size or seq_len"
+            )
         branch_at = total - max(1, round(total * ladder.decay_fraction))
         start = at if ladder.branched else 0
         if branch_at <= max(start, values.warmup_steps):
