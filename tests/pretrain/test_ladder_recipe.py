@@ -149,6 +149,8 @@ def test_separate_runs_cost_what_branching_saves() -> None:
         ({"variants": {"a": {"batchsize": 3}}}, "did you mean 'batch_size'"),
         ({"variants": {"a": {"mixture": {"nothing": 1}}}}, "ladder.mixture names 'nothing'"),
         ({"variants": {"a": {"model": {"balance": "luck"}}}}, "balance"),
+        ({"variants": {"a": {"model": {"shared_experts": 3}}}}, "expansion is 1: a dense model"),
+        ({"variants": {"a": {"mixture": {"one": -1}}}}, "mixture.one is '-1'"),
         ({"variants": {"a": {"rules": {"rate": "guess"}}}}, "guess"),
         ({"data": {"sources": [{"corpus": "no-such"}]}}, "no-such"),
         ({"data": {"sources": [{}]}}, "give either corpus"),

@@ -105,6 +105,15 @@ class ModelSection(Section):
     shared_experts: Annotated[int, Field(ge=0)] = 0
     balance: Literal["aux", "bias", "none"] = "aux"
 
+    @model_validator(mode="after")
+    def _experts_are_of_a_mixture(self) -> ModelSection:
+        if self.expansion == 1 and (self.granularity > 1 or self.shared_experts):
+            raise ValueError(
+                f"granularity {self.granularity} and shared_experts {self.shared_experts} are of a mixture of "
+                "experts, and expansion is 1: a dense model; raise expansion"
+            )
+        return self
+
 
 class HeldOut(Rung):
     """The larger run that no fit sees, for each of these variants (none named: the first)."""
@@ -135,7 +144,7 @@ class LadderSection(Section):
     """0: the rate stays, and the trunk itself is measured at each budget."""
     branched: bool = True
     """False: every budget is a run of its own from the start, the control that branching is judged by."""
-    mixture: dict[str, Share | Literal[1]] = Field(default={})
+    mixture: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default={})
     """Shares by source; none named: all sources alike."""
     unique_tokens: Count | None = None
     """Only so many tokens of each source are shown, again and again."""

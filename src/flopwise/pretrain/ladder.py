@@ -151,8 +151,8 @@ def ladder_steps(
         total = round(budget / plan.tokens_per_step)
         if total > MOST_STEPS:
             raise FlopwiseError(
-                f"ladder: a budget of {budget:.3g} tokens is {total:.3g} steps, at most {MOST_STEPS:,} can be "
-                "made; lower the budget, or raise batch_size or seq_len"
+                f"ladder: a budget of {budget:.3g} tokens is {total:.3g} steps, at most {MOST_STEPS:,} can "
+                "be made; lower the budget, or raise batch_size or seq_len"
             )
         branch_at = total - max(1, round(total * ladder.decay_fraction))
         start = at if ladder.branched else 0
