@@ -90,12 +90,7 @@ def _over(entry: dict[str, Any], line: dict[str, Any], colours: dict[Any, str], 
         Band(at, np.array(line["low"]), np.array(line["high"]), INK, opacity=0.14),
         Line(at, np.array(line["value"]), INK, width=1.4),
     ]
-    for key, colour in colours.items():
-        own = [q for q in points if (q["variant"] if many else q["N"]) == key]
-        place = np.array([q[x] for q in own]), np.array([q["y"] for q in own])
-        marks.append(Points(*place, colour, str(key) if many else ""))
-    for t in tests:
-        marks += _tested(t, x, t["predicted"], t["measured"], t.get("low"), t.get("high"))
+    marks += _measured(points, tests, x, colours, many)
     hard = [q["y"] for q in points] + [t[k] for t in tests for k in ("predicted", "measured")]
     soft = [t[k] for t in tests for k in ("low", "high") if t.get(k) is not None]
     percent = entry["target"].startswith(("accuracy", "error"))
@@ -103,6 +98,20 @@ def _over(entry: dict[str, Any], line: dict[str, Any], colours: dict[Any, str], 
         axis([q[x] for q in points] + [t[x] for t in tests], target_words(x), False),
         axis(hard, target_words(entry["target"]), False, soft, percent=percent), marks,
     )  # fmt: skip
+
+
+def _measured(
+    points: list[dict[str, Any]], tests: list[dict[str, Any]], x: str, colours: dict[Any, str], many: bool
+) -> list[Mark]:
+    """Runs by variant or size, and held-out runs with what was predicted of them."""
+    marks: list[Mark] = []
+    for key, colour in colours.items():
+        own = [q for q in points if (q["variant"] if many else q["N"]) == key]
+        place = np.array([q[x] for q in own]), np.array([q["y"] for q in own])
+        marks.append(Points(*place, colour, str(key) if many else ""))
+    for t in tests:
+        marks += _tested(t, x, t["predicted"], t["measured"], t.get("low"), t.get("high"))
+    return marks
 
 
 def _against(
@@ -124,12 +133,7 @@ def _against(
         if len(at) > 1:
             marks.append(Band(at, values[low][kept], values[high][kept], colour, opacity=0.14))
             marks.append(Line(at, values["value"][kept], colour, dashed=c["held_out"], width=1.4))
-    for key, colour in colours.items():
-        own = [q for q in points if (q["variant"] if many else q["N"]) == key]
-        place = np.array([q[x] for q in own]), np.array([q["y"] for q in own])
-        marks.append(Points(*place, colour, str(key) if many else ""))
-    for t in tests:
-        marks += _tested(t, x, t["predicted"], t["measured"], t.get("low"), t.get("high"))
+    marks += _measured(points, tests, x, colours, many)
     label = {"C": "training compute C (FLOP)", "D": "training tokens D"}[x]
     return Panel(axis(xs, label, True, n=4), axis(ys, target_words(entry["target"]), False, soft), marks)
 

@@ -89,29 +89,28 @@ LADDER: dict[str, Any] = {
 """Four variants of two sources that need no network: about 20 seconds of one core."""
 
 
-@pytest.fixture(scope="session")
-def tiny_ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished ladder of four variants. Only read it, as `tiny_run`."""
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, name: str, recipe: str | dict[str, Any], overrides: list[str]
+) -> Path:
+    """The folder of a recipe's runs, made once for the tests of all workers."""
     from flopwise.launch import run
 
     base = tmp_path_factory.getbasetemp()
     root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with open(root / "ladder.lock", "w") as lock:
+    with open(root / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        summary = run(LADDER, root / "ladder", workers=2, quiet=True)
+        summary = run(recipe, root / name, overrides, workers=2, quiet=True)
     assert not summary.failed, summary.failed
-    return root / "ladder"
+    return root / name
+
+
+@pytest.fixture(scope="session")
+def tiny_ladder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished ladder of four variants. Only read it, as `tiny_run`."""
+    return finished(tmp_path_factory, "ladder", LADDER, [])
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The finished shortened demo. Only read it: all tests share it, those of other workers too."""
-    from flopwise.launch import run
-
-    base = tmp_path_factory.getbasetemp()
-    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with open(root / "tiny.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        summary = run("demo", root / "tiny", TINY, workers=2, quiet=True)
-    assert not summary.failed, summary.failed
-    return root / "tiny"
+    return finished(tmp_path_factory, "tiny", "demo", TINY)

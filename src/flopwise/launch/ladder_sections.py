@@ -109,8 +109,8 @@ class ModelSection(Section):
     def _experts_are_of_a_mixture(self) -> ModelSection:
         if self.expansion == 1 and (self.granularity > 1 or self.shared_experts):
             raise ValueError(
-                f"granularity {self.granularity} and shared_experts {self.shared_experts} are of a mixture of "
-                "experts, and expansion is 1: a dense model; raise expansion"
+                f"granularity {self.granularity} and shared_experts {self.shared_experts} are of a mixture "
+                "of experts, and expansion is 1: a dense model; raise expansion"
             )
         return self
 
