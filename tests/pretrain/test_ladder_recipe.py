@@ -127,6 +127,18 @@ def test_budgets_in_flops_give_equal_compute_at_every_width() -> None:
         assert min(abs(spent / budget - 1) for budget in (2e9, 4e9)) < 0.05
 
 
+def test_how_runs_are_carried_out_is_the_recipe_s_word_and_no_part_of_their_ids() -> None:
+    from flopwise.launch.scheduler import step_ids
+
+    plain = expand(load(LADDER))
+    first = next(s for s in plain if s.kind == "pretrain")
+    assert first.spec["train"]["device"] == first.spec["train"]["precision"] == "auto" and first.gang
+    several = expand(load(LADDER | {"train": {"processes": 2, "parallel": "fsdp"}}))
+    assert step_ids(several) == step_ids(plain)
+    assert not any(s.gang for s in several)
+    assert not any(s.gang for s in expand(load(LADDER | {"train": {"ensemble": "off"}})))
+
+
 def test_separate_runs_cost_what_branching_saves() -> None:
     content = LADDER | {"variants": {"branched": {}, "separate": {"branched": False}}, "laws": []}
     content["ladder"] = LADDER["ladder"] | {"held_out": None}

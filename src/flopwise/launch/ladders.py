@@ -35,7 +35,7 @@ class LadderExpansion:
     def plans(self) -> dict[str, Plan]:
         """Every variant's plan, by its name."""
         recipe = self.recipe
-        train = recipe.train.model_dump(exclude_defaults=True, exclude={"ensemble"})
+        train = recipe.train.model_dump(exclude={"ensemble"})
         out = {}
         for name in recipe.names:
             ladder, data = recipe.variant(name)

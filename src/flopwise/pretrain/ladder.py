@@ -17,6 +17,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.flops.count import count_params, six_nd, train_flops
 from flopwise.launch.steps import Step
 from flopwise.models.config import ModelConfig
+from flopwise.train.settings import Settings
 
 if TYPE_CHECKING:
     from flopwise.launch.ladder_sections import LadderSection
@@ -175,9 +176,9 @@ def ladder_steps(
 
 def gang(variant: str, method: str, spec: dict[str, Any]) -> str | None:
     """What pieces that may be trained together have in common; None for those that must run alone."""
-    cfg = spec["model"]
-    if cfg["n_experts"] or spec.get("train"):
-        return None  # experts are not stacked; several processes, bf16 and compiling have ways of their own
+    cfg, train = spec["model"], Settings.from_dict(spec.get("train"))
+    if cfg["n_experts"] or train.processes > 1 or train.compile != "off" or train.keep != "last":
+        return None  # experts are not stacked; several processes and compiling have ways of their own
     same = (cfg["d_model"], spec["batch_size"], spec["seq_len"], spec["optimiser"], spec["z_loss"])
     return "-".join(map(str, (variant, method, *same)))
 

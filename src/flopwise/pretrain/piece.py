@@ -127,9 +127,14 @@ def run_group(
 
 
 def group_size(spec: dict[str, Any], n: int) -> int:
-    """How many of `n` such pieces this machine trains faster together; 1: none."""
+    """How many of `n` such pieces this machine trains faster together; 1: none, as beside the processor."""
     from flopwise.train.group_size import best_size
+    from flopwise.train.parallel import Team
+    from flopwise.train.settings import Settings
 
+    team = Team(Settings.from_dict(spec.get("train")))
+    if team.device.type != "cpu" or team.precision != "fp32":
+        return 1
     return best_size(ModelConfig(**spec["model"]), spec["batch_size"], spec["seq_len"], n)
 
 
