@@ -126,13 +126,13 @@ def test_a_loss_that_is_no_number_fails_the_step_in_one_line(
     tiny_run: Path, tmp_path: Path, steps: dict[str, Step], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, new, task = again(tiny_run, tmp_path, steps["rejection-1"])
-    real = importlib.import_module("flopwise.posttrain.common").cross_entropy
+    real = importlib.import_module("flopwise.posttrain.bench").cross_entropy
 
     def poisoned(model: object, batch: object) -> object:
         loss, logs = real(model, batch)
         return loss * float("nan"), logs
 
-    bench = importlib.import_module("flopwise.posttrain.common").Bench
+    bench = importlib.import_module("flopwise.posttrain.bench").Bench
     fit = bench.fit
     monkeypatch.setattr(bench, "fit", lambda self, *a: fit(self, *a, poisoned))
     reason = run_one(task, lambda _: None, lambda _: None)

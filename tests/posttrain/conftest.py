@@ -10,7 +10,7 @@ import pytest
 from flopwise.data.prepare import PreparedData
 from flopwise.models.config import ModelConfig
 from flopwise.models.transformer import Transformer
-from flopwise.posttrain.common import Bench
+from flopwise.posttrain.bench import Bench
 from flopwise.records.store import RunStore
 
 

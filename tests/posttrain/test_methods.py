@@ -11,7 +11,7 @@ from flopwise.data.countdown import Problem, verify
 from flopwise.data.prepare import PreparedData
 from flopwise.errors import FlopwiseError
 from flopwise.models import hf
-from flopwise.posttrain.common import steps_for_flops
+from flopwise.posttrain.bench import steps_for_flops
 from flopwise.posttrain.examples import Example, collate
 from flopwise.posttrain.rejection import best_role, read_samples
 from flopwise.records.folder import RunFolder

@@ -78,7 +78,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     from flopwise.data.prepare import PreparedData
     from flopwise.flops.spend import Stopwatch
     from flopwise.models import hf
-    from flopwise.posttrain.common import model_fields
+    from flopwise.posttrain.bench import model_fields
 
     watch = Stopwatch()
     data = PreparedData(parents["data"].path)
@@ -112,7 +112,7 @@ def sample_and_judge(
     from flopwise.data import countdown
     from flopwise.flops.count import prefill_flops
     from flopwise.infer.local import LocalEngine
-    from flopwise.posttrain.common import verify_all
+    from flopwise.posttrain.bench import verify_all
 
     problems, n = data.problems(spec["split"])[: spec["problems"]], spec["n"]
     shape = (len(problems), n)

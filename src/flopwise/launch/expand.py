@@ -21,7 +21,7 @@ from flopwise.pretrain.ladder import Plan, branch_name, ladder_steps
 from flopwise.pretrain.observations import size_columns
 
 if TYPE_CHECKING:
-    from flopwise.launch.recipe import LadderRecipe, Recipe
+    from flopwise.launch.recipe import AnyRecipe, Recipe
 
 SFT = "flopwise.posttrain.sft:run_step"
 
@@ -325,10 +325,15 @@ class Expansion:
         return words
 
 
-def expand(recipe: Recipe | LadderRecipe) -> list[Step]:
+def expand(recipe: AnyRecipe) -> list[Step]:
     """All steps of a recipe, parents before children."""
+    from flopwise.launch.posttrain_recipe import PosttrainRecipe
     from flopwise.launch.recipe import Recipe
 
+    if isinstance(recipe, PosttrainRecipe):
+        from flopwise.launch.posttrain import expand_posttrain
+
+        return expand_posttrain(recipe)
     if not isinstance(recipe, Recipe):
         from flopwise.launch.ladders import expand_ladder
 

@@ -21,6 +21,7 @@ from flopwise.launch.ladder_sections import (
     TrainSection,
     TuningSection,
 )
+from flopwise.launch.posttrain_recipe import PosttrainRecipe
 from flopwise.launch.sections import (
     DataSection,
     DemoLadder,
@@ -179,7 +180,12 @@ def find(recipe: str | Path) -> Path:
     raise FlopwiseError(f"recipe {str(recipe)!r} is neither a file nor a shipped recipe ({names})")
 
 
-def load(recipe: str | Path | Mapping[str, Any], overrides: list[str] | None = None) -> Recipe | LadderRecipe:
+AnyRecipe = Recipe | LadderRecipe | PosttrainRecipe
+KINDS: dict[Any, type[AnyRecipe]] = {None: Recipe, "ladder": LadderRecipe, "posttrain": PosttrainRecipe}
+"""Recipes by their `kind`; one without is a three-laws experiment."""
+
+
+def load(recipe: str | Path | Mapping[str, Any], overrides: list[str] | None = None) -> AnyRecipe:
     """Read and check a recipe; `overrides` are `key.key=value` with a YAML value.
 
     Raises:
@@ -192,7 +198,12 @@ def load(recipe: str | Path | Mapping[str, Any], overrides: list[str] | None = N
         place, content = f"recipe {path}", _read(path)
     for override in overrides or []:
         _override(content, override)
-    form: type[Recipe] | type[LadderRecipe] = LadderRecipe if content.get("kind") == "ladder" else Recipe
+    kind = content.get("kind")
+    if kind is not None and kind not in tuple(KINDS):
+        raise FlopwiseError(
+            f"{place}: kind is {kind!r:.40}, must be ladder or posttrain, or absent for the three laws in one"
+        )
+    form = KINDS[kind]
     try:
         return form.model_validate(content)
     except ValidationError as e:

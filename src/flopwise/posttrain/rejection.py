@@ -13,7 +13,7 @@ import numpy as np
 
 from flopwise.errors import FlopwiseError
 from flopwise.flops.spend import Stopwatch
-from flopwise.posttrain.common import (
+from flopwise.posttrain.bench import (
     Bench,
     Progress,
     completion_ids,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from flopwise.errors import FlopwiseError
-from flopwise.posttrain.common import Bench, Progress, completion_ids, sample, verify_all
+from flopwise.posttrain.bench import Bench, Progress, completion_ids, sample, verify_all
 from flopwise.posttrain.examples import Example
 from flopwise.train.objectives import Batch, outcome_reward
 

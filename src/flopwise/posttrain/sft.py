@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flopwise.posttrain.common import Bench, Progress, steps_for_flops
+from flopwise.posttrain.bench import Bench, Progress, steps_for_flops
 from flopwise.posttrain.examples import epochs
 
 if TYPE_CHECKING:

@@ -70,6 +70,7 @@ def train(
     progress: Callable[[float], None] = lambda fraction: None,
     evaluate: Callable[[int], dict[str, float]] | None = None,
     evaluate_at: Container[int] = (),
+    stop: Callable[[], bool] | None = None,
     clip: float = 1.0,
     log_every: int = 20,
     checkpoint_every_s: float = 4.0,
@@ -81,6 +82,8 @@ def train(
     and resumed from its last checkpoint ends with the same bits. It returns None where there is nothing to
     learn (no group with a signal); the cost of finding that out is then lost to the ledger, so methods
     return an empty-weight batch instead when they spent something.
+
+    `stop` is asked after each evaluation and must go by what was logged alone; where it says so, training ends.
 
     `team` says who trains (`Team.place` made model and optimiser); every process of it calls this with
     the same arguments, and the counters are those of all of them together. Checkpoints are written behind
@@ -133,6 +136,8 @@ def train(
             if evaluate is not None and step + 1 in evaluate_at:
                 note(**evaluate(step + 1))
                 model.train()
+                if stop is not None and team.agree(stop()):
+                    break
             progress((step + 1 - first_step) / (last_step - first_step))
             wanted = writer.due(step + 1) or team.agree(clock.asks(checkpoint_every_s))
             if wanted and step + 1 < last_step:

@@ -35,6 +35,8 @@ class Batch:
     """[B] float32 in {0, 1}: whether the sequence is right (outcome reward models)."""
     last: Tensor | None = None
     """[B] int64 index of each sequence's last token."""
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    """More tensors by row [B, ...], by the name that an objective knows: reference log-probabilities, ..."""
     generate_flops: float = 0.0
     score_flops: float = 0.0
     info: dict[str, float] = field(default_factory=dict)

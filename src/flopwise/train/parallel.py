@@ -245,7 +245,7 @@ def _weighted(
 def _map(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
     values = {f.name: getattr(batch, f.name) for f in fields(batch)}
     changed: dict[str, Any] = {n: change(v) for n, v in values.items() if isinstance(v, Tensor)}
-    return replace(batch, **changed)
+    return replace(batch, **changed, extra={n: change(t) for n, t in batch.extra.items()})
 
 
 def _n_learned(batch: Batch) -> float:

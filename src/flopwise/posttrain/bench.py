@@ -1,18 +1,21 @@
-"""What every post-training step shares: load the start, train, validate, write the record."""
+"""What every post-training step shares: load the start, sample, judge, train, validate, write the record."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
+
 from flopwise.errors import FlopwiseError
-from flopwise.flops.count import count_params
+from flopwise.flops.count import count_params, score_flops
 from flopwise.models import hf
 from flopwise.models.transformer import Transformer
 from flopwise.train.loop import Counters, train, update_flops
-from flopwise.train.objectives import Batch, Objective, cross_entropy
+from flopwise.train.objectives import Batch, Objective, cross_entropy, token_logprobs
 from flopwise.train.optim import Optimiser, Rates
 from flopwise.train.schedule import Linear
 
@@ -25,10 +28,17 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float], None]
 
+BEST_FILE = "best.safetensors"
+"""Weights of the validation that was best so far, where a step keeps the best."""
+
 
 @dataclass
 class Bench:
-    """One step's workbench: the start model, its data, the spec."""
+    """One step's workbench: the start model, its data, the spec.
+
+    `validate(step)` gives the columns of a curve's row; a method whose model answers no questions replaces
+    it.
+    """
 
     folder: RunFolder
     data: PreparedData
@@ -39,16 +49,47 @@ class Bench:
         """Load the model of parent `role` and the prepared data."""
         from flopwise.data.prepare import PreparedData
 
-        return cls(folder, PreparedData(parents["data"].path), hf.load(parents[role].path / "model"))
+        return cls(folder, PreparedData(parents["data"].path), load_model(parents[role]))
 
     @property
     def spec(self) -> dict[str, Any]:
         """All the step was asked to do."""
         return self.folder.spec
 
+    @property
+    def tokenizer(self) -> Any:
+        """The model's own."""
+        return self.data.tokenizer
+
     def demonstrations(self) -> list[Example]:
         """The fixed set of worked examples every method starts from."""
         return to_examples(self.data, [(d.prompt, d.completion) for d in self.data.demos()])
+
+    def prompts(self, problems: Sequence[Any]) -> list[list[int]]:
+        """Token ids of the problems' prompts."""
+        ids: list[list[int]] = self.tokenizer.encode_batch([p.prompt for p in problems])
+        return ids
+
+    def sample(
+        self, problems: list[Any], n: int, seed: int, temperature: float = 1.0, max_tokens: int = 64,
+        model: Transformer | None = None,
+    ) -> SampleBatch:  # fmt: skip
+        """n completions per problem by the model in training, or by another one of its tokenizer."""
+        return sample(model or self.model, self.data, problems, n, seed, temperature, max_tokens)
+
+    def verify(self, problems: list[Any], samples: SampleBatch) -> np.ndarray:
+        """Whether each sample is right [N], by the task's exact verifier."""
+        return np.array(verify_all(self.data, problems, samples), dtype=bool)
+
+    def sampled_examples(self, problems: list[Any], samples: SampleBatch) -> list[Example]:
+        """The samples as training data, in their order."""
+        from flopwise.posttrain.examples import Example
+
+        prompts = self.prompts(problems)
+        return [
+            Example(tuple(prompts[p]), tuple(c))
+            for p, c in zip(samples.prompt_index, completion_ids(samples), strict=True)
+        ]
 
     def validate(self, step: int) -> dict[str, float]:
         """Greedy accuracy on the first `val_problems` validation problems, which is no part of the spend."""
@@ -66,15 +107,47 @@ class Bench:
         self, next_batch: Callable[[int], Batch | None], steps: int, progress: Progress,
         objective: Objective = cross_entropy, log_every: int = 20,
     ) -> Counters:  # fmt: skip
-        """Train with the spec's rates: linear decay after a short warm-up."""
+        """Train with the spec's rates: linear decay after a short warm-up.
+
+        `keep: best` ends with the weights of the best validation, and with `patience: k` training ends after
+        k validations in a row that were no better than the best before: early stopping on the true metric.
+        """
         rates = Rates(**self.spec["rates"]).scaled(self.spec["rate_factor"])
         optimiser = Optimiser(self.model, rates)
         schedule = Linear(self.spec.get("warmup_steps", 10), steps, self.spec.get("final_rate", 0.0))
-        return train(
+        counters = train(
             self.model, optimiser, next_batch, objective, schedule, self.folder,
             first_step=0, last_step=steps, progress=lambda f: progress(0.97 * f),
-            evaluate=self.validate, evaluate_at=self.eval_steps(steps), log_every=log_every,
+            evaluate=self._judge, evaluate_at=self.eval_steps(steps), log_every=log_every,
+            stop=self._out_of_patience if self.spec.get("patience") else None,
         )  # fmt: skip
+        best = self.folder.path / BEST_FILE
+        if self.spec.get("keep") == "best" and best.exists():
+            from safetensors.torch import load_file
+
+            self.model.load_state_dict(load_file(best))
+            best.unlink()
+        return counters
+
+    def _judge(self, step: int) -> dict[str, float]:
+        """A validation; the best one's weights are kept where the spec asks for them."""
+        row = self.validate(step)
+        if self.spec.get("keep") == "best" and "val_accuracy" in row:
+            before = [r["val_accuracy"] for r in self.folder.curve("val_accuracy") if r["step"] < step]
+            if row["val_accuracy"] > max(before, default=-math.inf):
+                from safetensors.torch import save
+
+                from flopwise.records.folder import atomic_write
+
+                weights = {k: t.detach().clone() for k, t in self.model.state_dict().items()}
+                atomic_write(self.folder.path / BEST_FILE, save(weights))
+        return row
+
+    def _out_of_patience(self) -> bool:
+        """Whether the last `patience` validations all failed to beat what came before."""
+        seen = [r["val_accuracy"] for r in self.folder.curve("val_accuracy")]
+        best = seen.index(max(seen)) if seen else 0
+        return bool(seen) and len(seen) - 1 - best >= int(self.spec["patience"])
 
     def finish(
         self,
@@ -87,12 +160,12 @@ class Bench:
         from flopwise.records.record import Metric
         from flopwise.train.checkpoint import STATE_FILE
 
-        last = self.folder.curve("val_accuracy")
-        if last:
-            row = last[-1]
+        judged = self.folder.curve("val_accuracy")
+        if judged:
+            row = max(judged, key=lambda r: r["val_accuracy"]) if self._keeps_best else judged[-1]
             accuracy = Metric(value=row["val_accuracy"], se=row["val_se"], n=int(row["val_n"]))
             metrics = {"val_accuracy": accuracy, **metrics}
-        hf.save(self.model, self.folder.path / "model", self.data.tokenizer)
+        hf.save(self.model, self.folder.path / "model", self.tokenizer)
         (self.folder.path / STATE_FILE).unlink(missing_ok=True)
         self.folder.finish(
             metrics=metrics, spend=counters.spend(), model=model_fields(self.model),
@@ -102,6 +175,27 @@ class Bench:
             },
             extra={"width": self.model.cfg.d_model, **(extra or {})},
         )  # fmt: skip
+
+    @property
+    def _keeps_best(self) -> bool:
+        return self.spec.get("keep") == "best"
+
+
+def load_model(run: RunFolder) -> Transformer:
+    """The model that a finished run made."""
+    return hf.load(run.path / "model")
+
+
+@torch.no_grad()
+def logprobs_of(model: Transformer, batch: Batch) -> tuple[torch.Tensor, float]:
+    """log p(target) [B, T] under a model that does not learn (reference, teacher), and the FLOPs of that.
+
+    The head is applied where the batch has weight, as in training.
+    """
+    model.eval()
+    B, T = batch.ids.shape
+    logits = T if batch.weights is None else int(torch.count_nonzero(batch.weights)) / B
+    return token_logprobs(model, batch), score_flops(model.cfg, T, B, logits).total
 
 
 def model_fields(model: Transformer) -> dict[str, Any]:

@@ -1,0 +1,197 @@
+"""The recipe of a post-training experiment (`kind: posttrain`): runs by name, made by methods from others."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from flopwise.errors import FlopwiseError
+from flopwise.launch.basics import Count, Section, Share
+from flopwise.launch.ladder_sections import LadderSection, Name, RatesSection
+from flopwise.launch.sections import DataSection
+from flopwise.posttrain.settings import METHODS, method
+from flopwise.posttrain.settings.method import Method
+
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class PosttrainData(DataSection):
+    """The task and, where the base is pretrained here, what it reads."""
+
+    corpora: list[str] = Field(default=[])
+
+
+class DatasetSection(Section):
+    """Somebody's own rows, see `data.instruct`."""
+
+    path: str
+    options: dict[str, Any] = Field(default={})
+
+
+class BaseSection(Section):
+    """Where all runs start: a model of some size pretrained here, or one from elsewhere."""
+
+    width: Count | None = None
+    depth: Count = 2
+    tokens: Count | None = None
+    mixture: dict[str, Share] = Field(default={"text": 0.75, "task": 0.25})
+    batch_size: Count = 16
+    seq_len: Count = 128
+    context: Count | None = None
+    model: str | None = None
+    """A folder, a run, or the name of a model that `flopwise get` fetches."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> BaseSection:
+        if (self.model is None) == (self.width is None or self.tokens is None):
+            raise ValueError("give width and tokens (pretrained here), or model (from elsewhere)")
+        return self
+
+    def ladder(self, rates: RatesSection) -> LadderSection:
+        """The ladder of one rung that makes this base."""
+        assert self.width is not None and self.tokens is not None
+        steps = self.tokens // (self.batch_size * self.seq_len)
+        return LadderSection(
+            warmup_steps=max(1, min(40, steps // 10)),
+            widths=[self.width], depth=self.depth, budgets=[self.tokens], batch_size=self.batch_size,
+            seq_len=self.seq_len, mixture=self.mixture, rates=rates,
+        )  # fmt: skip
+
+
+class EvaluateSection(Section):
+    """How each policy is judged: a greedy answer and n samples to held-out problems."""
+
+    problems: Annotated[int, Field(ge=10)] = 1000
+    n: Count = 16
+    max_tokens: Count = 64
+    shown_problems: int = Field(default=2, ge=0)
+
+
+class PosttrainLaw(Section):
+    """A question to the finished runs; see `posttrain.laws`."""
+
+    name: Name
+    method: str
+    runs: list[Name] = Field(min_length=1)
+    options: dict[str, Any] = Field(default={})
+
+
+class RunEntry(Section):
+    """One run of the experiment, checked: its method, the runs it reads by role, its settings."""
+
+    method: str
+    roles: dict[str, Name]
+    data: Name | None = None
+    seeds: list[Seed] | None = None
+    evaluate: bool = True
+    settings: dict[str, Any]
+
+    @property
+    def kind(self) -> Method:
+        """The registry's entry."""
+        return METHODS[self.method]
+
+
+class PosttrainRecipe(Section):
+    """An experiment of law 2."""
+
+    kind: Literal["posttrain"]
+    name: str
+    title: str = ""
+    seed: Seed = 0
+    seeds: list[Seed] = Field(default=[0], min_length=1)
+    """Every run is made with each; `seed` is that of data and base, which they share."""
+    workers: Annotated[int, Field(ge=0, le=256)] = 2
+    data: PosttrainData
+    datasets: dict[Name, DatasetSection] = Field(default={})
+    bases: dict[Name, BaseSection] = Field(min_length=1)
+    rates: RatesSection = RatesSection()
+    val_problems: Count = 256
+    runs: dict[Name, dict[str, Any]] = Field(min_length=1)
+    evaluate: EvaluateSection = EvaluateSection()
+    laws: list[PosttrainLaw] = Field(default=[])
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("the same seed twice is one run, not two; name each once")
+        return seeds
+
+    @model_validator(mode="after")
+    def _runs_fit(self) -> PosttrainRecipe:
+        entries = self.entries
+        for law in self.laws:
+            if wrong := [r for r in law.runs if r not in entries]:
+                raise ValueError(f"laws.{law.name} names run {wrong[0]!r}; there are {', '.join(entries)}")
+        return self
+
+    @property
+    def entries(self) -> dict[str, RunEntry]:
+        """The runs, checked, in an order in which each comes after those it reads.
+
+        Raises:
+            ValueError: an unknown method, role or setting, a role missing, a circle.
+        """
+        found: dict[str, RunEntry] = {}
+        for name, content in self.runs.items():
+            if name in self.bases:
+                raise ValueError(f"runs.{name} is also a base; give the run another name")
+            found[name] = self._entry(name, dict(content))
+        known = {*self.bases, *found}
+        for name, entry in found.items():
+            for role, other in entry.roles.items():
+                if other not in known:
+                    raise ValueError(
+                        f"runs.{name}.{role} is {other!r:.60}; there are {', '.join(sorted(known))}"
+                    )
+        ordered: dict[str, RunEntry] = {}
+        while len(ordered) < len(found):
+            ready = [
+                name for name, entry in found.items()
+                if name not in ordered and all(r in ordered or r in self.bases for r in entry.roles.values())
+            ]  # fmt: skip
+            if not ready:
+                left = sorted(set(found) - set(ordered))
+                raise ValueError(f"runs {', '.join(left)} wait for each other; break the circle")
+            ordered |= {name: found[name] for name in ready}
+        return ordered
+
+    def _entry(self, name: str, content: dict[str, Any]) -> RunEntry:
+        if "method" not in content:
+            raise ValueError(f"runs.{name}.method is missing; there are {', '.join(METHODS)}")
+        try:
+            kind = method(content.pop("method"))
+        except FlopwiseError as e:
+            raise ValueError(f"runs.{name}: {e}") from None
+        roles: dict[str, str] = {}
+        for role, needed in kind.roles.items():
+            plain = role.rstrip("*")
+            given = content.pop(plain, None)
+            if given is None and needed:
+                raise ValueError(
+                    f"runs.{name}.{plain} is missing: the run that method {kind.name} reads as {plain}"
+                )
+            if given is None:
+                continue
+            several = given if isinstance(given, list) else [given]
+            if len(several) > 1 and not role.endswith("*"):
+                raise ValueError(f"runs.{name}.{plain} takes one run, not {len(several)}")
+            if not all(isinstance(g, str) for g in several):
+                raise ValueError(f"runs.{name}.{plain} is {given!r:.60}, must be the name of a run")
+            roles |= {plain if i == 0 else f"{plain}{i + 1}": g for i, g in enumerate(several)}
+        shared = {key: content.pop(key) for key in ("data", "seeds", "evaluate") if key in content}
+        if (data := shared.get("data")) is not None and data not in self.datasets:
+            raise ValueError(
+                f"runs.{name}.data is {data!r:.60}; datasets are {', '.join(self.datasets) or 'none'}"
+            )
+        try:
+            settings = kind.section.model_validate(content)
+        except ValidationError as e:
+            from flopwise.launch.recipe import _explain
+
+            raise ValueError(f"runs.{name}: {_explain(e, kind.section)}") from None
+        if lacking := settings.lacks(roles):
+            raise ValueError(f"runs.{name}: {lacking}")
+        return RunEntry(method=kind.name, roles=roles, settings=settings.model_dump(), **shared)
