@@ -44,7 +44,8 @@ class _Expansion:
         self.steps.append(
             Step(
                 name="data", kind="data", method=d.task, seed=recipe.seed, spec=d.model_dump(),
-                parents=parents, seconds=3 + len(d.corpora) * d.max_chars / 4e6 * 5, run="flopwise.data.prepare:run_step",
+                parents=parents, seconds=3 + len(d.corpora) * d.max_chars / 4e6 * 5,
+                run="flopwise.data.prepare:run_step",
             )
         )  # fmt: skip
 
