@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from flopwise.models import kernels, native, native_build  # noqa: E402
+from flopwise.models import kernels, native, native_build, stock  # noqa: E402
 from flopwise.models.config import ModelConfig  # noqa: E402
 from flopwise.models.kernels import Positions  # noqa: E402
 from flopwise.models.transformer import Transformer, rope_tables  # noqa: E402
@@ -215,3 +217,40 @@ def test_a_damaged_library_is_not_fatal(fresh, monkeypatch):
     monkeypatch.setattr(native_build, "_build", lambda compiler, path: path.write_text("no library"))
     (fresh / "flopwise" / "native").mkdir(parents=True)
     assert native_build.library() is None
+
+
+@compiled
+@pytest.mark.parametrize(
+    ("H", "K", "D", "window"), [(4, 2, 12, None), (2, 2, 8, 7), (4, 1, 16, 50), (8, 1, 6, None), (1, 1, 8, 1)]
+)
+def test_attention_inside_of_segments(H, K, D, window):
+    """Against one sequence at a time, each at its place in the row."""
+    cuts = [[0, 1, 30, 33, 70], [0, 64, 65, 66, 70]]
+    segments = torch.stack(
+        [torch.repeat_interleave(torch.arange(4) % 3, torch.tensor(c).diff()) for c in cuts]
+    )
+    cfg = ModelConfig(8, H * D, 1, H, K, 8, max_seq_len=256, head_dim_override=D)
+
+    def packed(qkv):
+        cos, sin = (t.to(qkv.dtype) for t in rope_tables(cfg, 70))
+        return kernels.attention(qkv, Positions.of(cos, sin, H, K, window, segments), H, K)
+
+    def alone(qkv):
+        cos, sin = (t.to(qkv.dtype) for t in rope_tables(cfg, 70))
+        rows = []
+        for row, c in zip(qkv, cuts, strict=True):
+            parts = [
+                kernels.attention(row[None, a:b], Positions.of(cos[a:b], sin[a:b], H, K, window), H, K)
+                for a, b in itertools.pairwise(c)
+            ]
+            rows.append(torch.cat(parts, 1))
+        return torch.cat(rows)
+
+    def stocked(qkv):
+        cos, sin = (t.to(qkv.dtype) for t in rope_tables(cfg, 70))
+        return stock.attention(qkv, Positions.of(cos, sin, H, K, window, segments), H, K)
+
+    qkv = randn(2, 70, (H + 2 * K) * D)
+    agree(packed, qkv)
+    for a, b, c in zip(walk(alone, qkv), walk(packed, qkv), walk(stocked, qkv), strict=True):
+        assert torch.allclose(a[0], b[0], atol=1e-5) and torch.allclose(a[0], c[0], atol=1e-5)

@@ -114,16 +114,18 @@ SPAN = 32
 
 @dataclass(frozen=True)
 class Positions:
-    """What attention needs that depends on the length T alone; made once per forward pass.
+    """What attention needs beside queries, keys and values; made once per forward pass.
 
     Cosines and sines [D, T] of the rotary turns; `group` query heads share a key head. With a `window` a
-    query sees that many keys, the last of them its own.
+    query sees that many keys, the last of them its own. With `starts` [B, T] int64, which never fall along a
+    row, position t sees no key before its starts[t]: rows are packed with several sequences.
     """
 
     k_cos: Tensor
     k_sin: Tensor
     group: int
     window: int | None = None
+    starts: Tensor | None = None
 
     @property
     def length(self) -> int:
@@ -132,10 +134,12 @@ class Positions:
 
     @classmethod
     def of(
-        cls, cos: Tensor, sin: Tensor, n_heads: int, n_kv_heads: int, window: int | None = None
-    ) -> Positions:
-        """From the rotary tables cos and sin [T, D]."""
-        return cls(cos.T, sin.T, n_heads // n_kv_heads, window)
+        cls, cos: Tensor, sin: Tensor, n_heads: int, n_kv_heads: int, window: int | None = None,
+        segments: Tensor | None = None,
+    ) -> Positions:  # fmt: skip
+        """From the rotary tables cos and sin [T, D]; `segments` [B, T]: equal numbers are a sequence."""
+        starts = None if segments is None else _starts(segments)
+        return cls(cos.T, sin.T, n_heads // n_kv_heads, window, starts)
 
     @cached_property
     def queries(self) -> tuple[Tensor, Tensor]:
@@ -149,6 +153,14 @@ class Positions:
         """[SPAN * group, SPAN]: minus infinity where a key comes after a query."""
         mask = self.k_cos.new_full((SPAN, SPAN), -torch.inf).triu_(1)
         return mask.repeat_interleave(self.group, 0)
+
+
+def _starts(segments: Tensor) -> Tensor:
+    """Where the run of equal numbers that each position is in begins: [B, T] int64."""
+    begins = torch.ones_like(segments, dtype=torch.bool)
+    begins[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    at = torch.arange(segments.shape[1], device=segments.device)
+    return torch.where(begins, at, 0).cummax(1).values
 
 
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, back: bool = False) -> Tensor:
@@ -180,6 +192,9 @@ class _Attention(Function):
             scores[:, :, a - first :] += at.mask[: (b - a) * G, : b - a]
             if at.window is not None:
                 _hide_old(scores, b - a, a - first, at.window)
+            if at.starts is not None:
+                hidden = torch.arange(first, b, device=q.device) < at.starts[:, a:b, None]
+                scores.masked_fill_(hidden.repeat_interleave(G, 1).repeat_interleave(K, 0), -torch.inf)
             weights.append(torch.softmax(scores, -1, out=scores))
             mixed[:, :, a * G : b * G] = torch.bmm(v[:, :, first:b], scores.mT)
         ctx.save_for_backward(q, k, v, *weights)
@@ -236,7 +251,8 @@ def attention(qkv: Tensor, positions: Positions, n_heads: int, n_kv_heads: int) 
         return stock.attention(qkv, positions, n_heads, n_kv_heads)
     if native.usable(qkv) and n_heads // n_kv_heads <= native.MAX_GROUP:
         cos, sin = positions.k_cos.T, positions.k_sin.T
-        return native.Attention.apply(qkv, cos, sin, n_heads, n_kv_heads, positions.window or 0)
+        window = positions.window or 0
+        return native.Attention.apply(qkv, cos, sin, n_heads, n_kv_heads, window, positions.starts)
     return _Attention.apply(qkv, positions, n_heads, n_kv_heads)
 
 
@@ -255,12 +271,15 @@ class _TokenLogprobs(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, to_log_z: Tensor | None) -> tuple[Tensor, Tensor, None]:
+    def backward(
+        ctx: Any, grad: Tensor | None, to_log_z: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, None]:
         hidden, weight, targets, exps, total = ctx.saved_tensors
         grad = torch.zeros_like(total) if grad is None else grad
         share = -grad if to_log_z is None else to_log_z - grad
         to_logits = exps.mul_(share.div_(total)).scatter_add_(1, targets, grad)
-        return torch.mm(to_logits, weight), torch.mm(hidden.T, to_logits).T, None
+        to_weight = torch.mm(hidden.T, to_logits).T if ctx.needs_input_grad[1] else None
+        return torch.mm(to_logits, weight), to_weight, None
 
 
 def token_logprobs(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -113,16 +113,19 @@ inline void turn(const float* first, const float* second, const float* cos, cons
     }
 }
 
-// One batch element and one key-value head at a time, G query heads; `window` > 0 keys are seen, or all.
+// One batch element and one key-value head at a time, G query heads; `window` > 0 keys are seen, or all. With
+// `starts` [B, T], which never falls along a row, position t sees no key before starts[t].
 struct Head {
     long T, D, G, window, row, positions, wide, queries, keys_at, values_at;
     const float *qkv, *cos, *sin;
+    const int64_t *starts, *first_of;
     std::vector<float> keys, values, tables, query, scores, spare;
     float* rows[LANES];
 
-    Head(const float* qkv, const float* cos, const float* sin, long T, long H, long K, long D, long window)
+    Head(const float* qkv, const float* cos, const float* sin, const int64_t* starts, long T, long H, long K, long D,
+         long window)
         : T(T), D(D), G(H / K), window(window), row((H + 2 * K) * D), positions(LANES / G), wide((D + 7) / 8 * 8),
-          qkv(qkv), cos(cos), sin(sin), keys(T * wide), values(T * wide),
+          qkv(qkv), cos(cos), sin(sin), starts(starts), first_of(nullptr), keys(T * wide), values(T * wide),
           tables((T + positions - 1) / positions * D * LANES), query(D * LANES), scores(T * LANES), spare(wide) {
         for (long t = 0; t < T; t++)
             for (long i = 0; i < D / 2; i++)
@@ -134,6 +137,7 @@ struct Head {
     }
 
     void open(long b, long head, long H, long K) {
+        if (starts) first_of = starts + b * T;
         queries = b * T * row + head * G * D;
         keys_at = b * T * row + (H + head) * D;
         values_at = keys_at + K * D;
@@ -163,7 +167,10 @@ struct Head {
         return rows;
     }
 
-    long first_key(long start) const { return window ? std::max(0L, start - window + 1) : 0; }
+    long first_key(long start) const {
+        const long seen = window ? std::max(0L, start - window + 1) : 0;
+        return first_of ? std::max(seen, long(first_of[start])) : seen;
+    }
     long last(long start) const { return std::min(T, start + positions); }
 
     // Scores [keys first..last, LANES] of the positions from `start`, before masking.
@@ -178,6 +185,11 @@ struct Head {
     void visible(long start, long key, long& begin, long& end) const {
         begin = std::max(0L, key - start) * G;
         end = window ? std::min(LANES, std::max(0L, key + window - start) * G) : LANES;
+        if (!first_of) return;
+        long t = last(start);
+        if (first_of[t - 1] <= key) return;
+        while (t > start && first_of[t - 1] > key) t--;
+        end = std::min(end, (t - start) * G);
     }
 };
 
@@ -279,10 +291,11 @@ void log_softmax_back(long begin, long end, const float* grad, const float* to_l
 }
 
 // Causal attention with rotary positions over qkv [B, T, (H + 2 K) D]: out [B, T, H D], and log_sum [B, K, tiles,
-// LANES] of the exponentials, which the gradient needs. `window` > 0: that many keys are seen. Range: of B.
-void attention(long begin, long end, const float* qkv, const float* cos, const float* sin, float* out, float* log_sum,
-               long T, long H, long K, long D, long window) {
-    Head head(qkv, cos, sin, T, H, K, D, window);
+// LANES] of the exponentials, which the gradient needs. `window` > 0: that many keys are seen; `starts` [B, T], if any:
+// the first key that a position sees. Range: of B.
+void attention(long begin, long end, const float* qkv, const float* cos, const float* sin, const int64_t* starts,
+               float* out, float* log_sum, long T, long H, long K, long D, long window) {
+    Head head(qkv, cos, sin, starts, T, H, K, D, window);
     const long tiles = (T + head.positions - 1) / head.positions;
     std::vector<float> mixed(D * LANES);
     for (long b = begin; b < end; b++)
@@ -322,8 +335,9 @@ void attention(long begin, long end, const float* qkv, const float* cos, const f
 
 // Gradient to qkv, by making the weights of the forward pass again (Dao, arXiv 2307.08691, algorithm 2).
 void attention_back(long begin, long end, const float* grad, const float* qkv, const float* cos, const float* sin,
-                    const float* log_sum, float* to_qkv, long T, long H, long K, long D, long window) {
-    Head head(qkv, cos, sin, T, H, K, D, window);
+                    const int64_t* starts, const float* log_sum, float* to_qkv, long T, long H, long K, long D,
+                    long window) {
+    Head head(qkv, cos, sin, starts, T, H, K, D, window);
     const long G = head.G, W = head.wide, tiles = (T + head.positions - 1) / head.positions;
     std::vector<float> to_keys(T * W), to_values(T * W), to_scores(T * LANES), given(D * LANES), to_query(D * LANES),
         given_rows(LANES * W), query_rows(LANES * W);

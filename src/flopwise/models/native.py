@@ -146,26 +146,29 @@ class Attention(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, n_heads: int, n_kv_heads: int, window: int
-    ) -> Tensor:
-        """qkv [B, T, (H + 2K) D] -> [B, T, H D]; `window` 0: all keys before are seen."""
+        ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, n_heads: int, n_kv_heads: int, window: int,
+        starts: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """qkv [B, T, (H + 2K) D] -> [B, T, H D]; `window` 0: all keys before are seen; `starts` [B, T] int64:
+        the first key that each position sees, which never falls along a row."""
         qkv, cos, sin = qkv.contiguous(), cos.contiguous(), sin.contiguous()
         B, T, D = *qkv.shape[:2], cos.shape[1]
         tiles = -(-T // (MAX_GROUP // (n_heads // n_kv_heads)))
         out, log_sum = qkv.new_empty(B, T, n_heads * D), qkv.new_empty(B, n_kv_heads, tiles, MAX_GROUP)
         ctx.sizes = (T, n_heads, n_kv_heads, D, window)
-        _run("attention", B, qkv, cos, sin, out, log_sum, *ctx.sizes)
-        ctx.save_for_backward(qkv, cos, sin, log_sum)
+        starts = starts if starts is None else starts.contiguous()
+        _run("attention", B, qkv, cos, sin, starts, out, log_sum, *ctx.sizes)
+        ctx.save_for_backward(qkv, cos, sin, starts, log_sum)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
         """To qkv."""
         qkv, *others = ctx.saved_tensors
         to_qkv = torch.empty_like(qkv)
         _run("attention_back", len(qkv), grad.contiguous(), qkv, *others, to_qkv, *ctx.sizes)
-        return to_qkv, None, None, None, None, None
+        return to_qkv, None, None, None, None, None, None
 
 
 class TokenLogprobs(Function):
@@ -182,9 +185,10 @@ class TokenLogprobs(Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, to_log_z: Tensor) -> tuple[Tensor, Tensor, None]:
-        """To hidden and to weight."""
+    def backward(ctx: Any, grad: Tensor, to_log_z: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        """To hidden and to weight, unless it is frozen."""
         hidden, weight, targets, exps, total = ctx.saved_tensors
         given = grad.contiguous(), to_log_z.contiguous()
         _run("log_softmax_back", len(exps), *given, targets, total, exps, exps.shape[1])
-        return torch.mm(exps, weight), torch.mm(hidden.T, exps).T, None
+        to_weight = torch.mm(hidden.T, exps).T if ctx.needs_input_grad[1] else None
+        return torch.mm(exps, weight), to_weight, None

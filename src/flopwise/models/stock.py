@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 
 
 def wanted(x: Tensor) -> bool:
-    """Whether x is not what `kernels` was written for: on an accelerator, under autocast, in a compiler."""
+    """Whether x is not what `kernels` was written for: on an accelerator, in half precision, under autocast, in a
+    compiler."""
     kind = x.device.type
-    return torch.compiler.is_compiling() or kind != "cpu" or torch.is_autocast_enabled(kind)
+    half = x.dtype in (torch.bfloat16, torch.float16)
+    return torch.compiler.is_compiling() or kind != "cpu" or half or torch.is_autocast_enabled(kind)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`kernels.rms_norm`: x [N, d] -> [N, d], in float32."""
-    return F.rms_norm(x.float(), weight.shape, weight, eps)
+    """`kernels.rms_norm`: x [N, d] -> [N, d], taken in float32."""
+    return F.rms_norm(x.float(), weight.shape, weight.float(), eps).to(x.dtype)
 
 
 def qk_norm(qk: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -51,6 +53,10 @@ def attention(qkv: Tensor, positions: Positions, n_heads: int, n_kv_heads: int) 
         at = torch.arange(T, device=qkv.device)
         before = at[:, None] - at
         mask = (before >= 0) & (before < positions.window)
+    if positions.starts is not None:
+        at = torch.arange(T, device=qkv.device)
+        mine = (at <= at[:, None]) & (at >= positions.starts[:, None, :, None])
+        mask = mine if mask is None else mine & mask
     mixed = F.scaled_dot_product_attention(q.to(v.dtype), k, v, mask, is_causal=mask is None)
     return mixed.transpose(1, 2).reshape(B, T, H * D)
 

@@ -9,12 +9,14 @@ costs.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from flopwise.errors import FlopwiseError
 from flopwise.models import kernels
+from flopwise.models.adapters import LoRA
 from flopwise.models.config import ModelConfig
 from flopwise.models.kernels import Positions
 from flopwise.models.moe import MLP, MoE
@@ -100,6 +102,8 @@ class Transformer(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    lora: LoRA | None = None
+    """Its adapters, if it has any (`models.lora`): they alone are trained."""
 
     def __init__(self, cfg: ModelConfig, n_scores: int = 0):
         super().__init__()
@@ -115,23 +119,46 @@ class Transformer(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def hidden(self, ids: Tensor) -> Tensor:
-        """ids [B, T] -> normalised last hidden states [B, T, d_model]."""
+    @classmethod
+    def holding(cls, cfg: ModelConfig, weights: Mapping[str, Tensor], n_scores: int = 0) -> Transformer:
+        """A model whose weights are these very tensors, by the names of its state: nothing is drawn or copied.
+
+        Raises:
+            RuntimeError: a tensor is missing, has no place or another shape.
+        """
+        with torch.device("meta"):
+            model = cls(cfg, n_scores)
+        model.load_state_dict(dict(weights), assign=True)
+        if cfg.tie_embeddings and not n_scores:
+            model.head.weight = model.embed.weight
+        for module in model.modules():
+            for name, buffer in module.named_buffers(recurse=False):
+                if buffer.is_meta:
+                    setattr(module, name, torch.zeros_like(buffer, device="cpu"))
+        model.cos, model.sin = rope_tables(cfg, cfg.max_seq_len)
+        return model
+
+    def hidden(self, ids: Tensor, segments: Tensor | None = None) -> Tensor:
+        """ids [B, T] -> normalised last hidden states [B, T, d_model].
+
+        With `segments` [B, T] a row holds several sequences, each a run of equal numbers: a position sees
+        its own sequence alone. Rotary positions are relative, so a sequence gives what it would give alone.
+        """
         length, limit = ids.shape[1], self.cfg.max_seq_len
         if length > limit:
             raise FlopwiseError(f"model: {length} tokens do not fit its context of {limit}; cut the sequence")
         x = self.embed(ids).flatten(0, 1)
         cfg = self.cfg
         at = Positions.of(
-            self.cos[:length], self.sin[:length], cfg.n_heads, cfg.n_kv_heads, cfg.sliding_window
+            self.cos[:length], self.sin[:length], cfg.n_heads, cfg.n_kv_heads, cfg.sliding_window, segments
         )
         for block in self.blocks:
             x = block(x, at)
         return self.norm(x).view(*ids.shape, -1)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, segments: Tensor | None = None) -> Tensor:
         """ids [B, T] -> logits [B, T, vocab_size] (or scores [B, T, n_scores])."""
-        return self.head(self.hidden(ids))
+        return self.head(self.hidden(ids, segments))
 
     def experts(self) -> list[MoE]:
         """The mixtures of experts, first layer first."""
