@@ -11,12 +11,16 @@ import numpy as np
 
 @dataclass
 class Usage:
-    """What sampling cost. FLOPs count real rows and real context lengths, padding left out."""
+    """What sampling cost. FLOPs count real rows and real context lengths, padding left out.
+
+    `unknown` says why there was more than `flops`: a model behind a server that does not say what it is.
+    """
 
     prefill_tokens: int = 0
     decode_tokens: int = 0
     flops: float = 0.0
     seconds: float = 0.0
+    unknown: str | None = None
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -24,6 +28,7 @@ class Usage:
             self.decode_tokens + other.decode_tokens,
             self.flops + other.flops,
             self.seconds + other.seconds,
+            self.unknown or other.unknown,
         )
 
 
