@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from flopwise.errors import FlopwiseError
-from flopwise.posttrain.examples import Example, collate, epochs
+from flopwise.models.config import ModelConfig
+from flopwise.models.transformer import Transformer
+from flopwise.posttrain.examples import Example, collate, collate_packed, epochs, fit, pack
+from flopwise.train.objectives import Batch
 
 tokens = st.lists(st.integers(3, 99), min_size=1, max_size=8).map(tuple)
 
@@ -66,3 +73,89 @@ def test_a_batch_may_be_larger_than_the_set() -> None:
 def test_nothing_to_learn_from_is_one_line() -> None:
     with pytest.raises(FlopwiseError, match="training set is empty"):
         epochs([], 4, 1, 0)
+
+
+def test_weights_say_what_counts_in_a_chat_of_several_turns() -> None:
+    batch = collate([Example((5, 6), (7, 8, 9), (1.0, 0.0, 0.5)), Example((5,), (6, 2))], pad_id=1)
+    assert batch.weights is not None and batch.weights.tolist() == [[0, 1, 0, 0.5], [1, 1, 0, 0]]
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=60), st.integers(0, 3))
+def test_packed_rows_hold_each_thing_once_and_few_are_needed(sizes: list[int], seed: int) -> None:
+    rows = fit(np.array(sizes), 30, seed)
+    assert sorted(i for row in rows for i in row) == list(range(len(sizes)))
+    assert all(sum(sizes[i] for i in row) <= 30 for row in rows)
+    assert len(rows) <= 11 / 9 * -(-sum(sizes) // 30) + 2 or min(sizes) > 9  # large ones leave gaps
+
+
+def test_packing_shows_each_example_once_an_epoch_and_repeats_by_step() -> None:
+    rng = np.random.default_rng(0)
+    examples = [Example((5,), (10 + i, *(7,) * int(n), 2)) for i, n in enumerate(rng.integers(1, 30, 64))]
+    next_batch = pack(examples, 40, 4, 1, seed=3)
+    rows = len(fit(np.array([len(e) - 1 for e in examples]), 40, 3))
+    firsts = []
+    for step in range(rows // 4):
+        batch = next_batch(step)
+        seen = batch.extra["segments"]
+        assert batch.targets is not None and batch.weights is not None and batch.ids.shape[1] <= 40
+        assert ((seen == -1) == (batch.weights == 0)).all()
+        starts = (seen != -1) & (torch.diff(seen, dim=1, prepend=torch.full((4, 1), -2)) != 0)
+        firsts += batch.targets[starts].tolist()
+    assert len(firsts) == len(set(firsts)) > 50
+    again = pack(examples, 40, 4, 1, seed=3)
+    assert again(7).ids.tolist() == next_batch(7).ids.tolist()
+    assert next_batch(0).ids.tolist() != next_batch(rows // 4).ids.tolist()
+    assert pack(examples[:2], 40, 4, 1, 0)(0).ids.shape[0] == 4
+    with pytest.raises(FlopwiseError, match="takes 31 positions, a packed row has 30; raise its length"):
+        pack([Example((5,) * 30, (6, 2))], 30, 1, 1, 0)
+
+
+MODELS = {
+    "dense": ModelConfig(97, 32, 2, 4, 2, 48, max_seq_len=64),
+    "window": ModelConfig(97, 32, 2, 4, 2, 48, max_seq_len=64, sliding_window=5),
+    "normed": ModelConfig(97, 32, 2, 4, 2, 48, max_seq_len=64, qk_norm=True),
+    "experts": ModelConfig(
+        97, 32, 2, 4, 2, 48, max_seq_len=64, n_experts=4, experts_per_token=2, d_expert=16, balance="none"
+    ),
+}
+
+
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize("name", MODELS)
+def test_a_packed_sample_learns_what_it_would_learn_alone(name: str, native: bool, monkeypatch: Any) -> None:
+    if not native:
+        monkeypatch.setattr("flopwise.models.native.usable", lambda x: False)
+    model = Transformer(MODELS[name]).initialise(0).train()
+    with torch.no_grad():
+        model.head.weight.normal_(generator=torch.Generator().manual_seed(1))
+    rng = np.random.default_rng(0)
+    sizes = [(1, 1), (3, 20), (9, 4), (2, 11), (1, 6)]
+    examples = [
+        Example(tuple(rng.integers(3, 97, p).tolist()), tuple(rng.integers(3, 97, c).tolist()))
+        for p, c in sizes
+    ]
+    examples[1] = replace(examples[1], weights=tuple([1.0] * 5 + [0.0] * 10 + [1.0] * 5))
+
+    def walk(batch: Batch) -> tuple[float, Tensor, dict[str, Tensor]]:
+        """Summed loss, log-probabilities of what is learned, gradients."""
+        assert batch.targets is not None and batch.weights is not None
+        model.zero_grad()
+        hidden = model.hidden(batch.ids, batch.extra.get("segments"))
+        logprobs = torch.log_softmax(model.head(hidden), -1).gather(2, batch.targets[..., None])[..., 0]
+        loss = -(logprobs * batch.weights).sum()
+        loss.backward()
+        grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        return loss.item(), logprobs[batch.weights > 0].detach(), grads
+
+    whole = collate_packed([examples[:3], examples[3:]], pad_id=1)
+    loss, logprobs, grads = walk(whole)
+    alone = [walk(collate([e], pad_id=1)) for e in examples]
+    assert abs(loss - sum(a[0] for a in alone)) < 1e-5 * abs(loss)
+    assert torch.allclose(logprobs, torch.cat([a[1] for a in alone]), atol=1e-5)
+    for n, grad in grads.items():
+        total = torch.stack([a[2][n] for a in alone if n in a[2]]).sum(0)
+        assert torch.allclose(grad, total, atol=1e-5 * max(1.0, float(total.abs().max()))), n
+    # Without segments they do leak: the test can tell.
+    leaking = collate_packed([examples[:3], examples[3:]], pad_id=1)
+    leaking.extra.clear()
+    assert abs(walk(leaking)[0] - loss) > 1e-3
