@@ -62,7 +62,9 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def ledger(counters: Counters) -> dict[str, float]:
-    return {k: v for k, v in vars(counters).items() if k not in ("wall_s", "device_s", "peak_bytes")}
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in counters.by]
+    fixed = {k: v for k, v in vars(counters).items() if k not in ("wall_s", "device_s", "peak_bytes")}
+    return fixed | {"by": rows}
 
 
 @pytest.mark.parametrize("cfg", [CFG, CFG.with_(tie_embeddings=True)], ids=["untied", "tied"])

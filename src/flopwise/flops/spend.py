@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from flopwise.flops.ledger import TOTALS, Ledger
+
 
 @dataclass(frozen=True)
 class Spend:
@@ -13,7 +15,9 @@ class Spend:
 
     `train_flops`, `generate_flops` and `score_flops` are FLOPs counted from what was executed (a
     multiply-add is 2); `tokens` is how many the run processed; `wall_s` and `device_s` are seconds by the
-    clock and of the processor; `peak_bytes` is the largest resident memory.
+    clock and of the processor; `peak_bytes` is the largest resident memory. `by` breaks the FLOPs down by
+    purpose and model (rows of `flops.ledger.Ledger`); a sum of several has none. `unknown` says why more was
+    spent than is counted, as of a model that was made elsewhere: the FLOPs are then a lower bound.
 
     >>> a = Spend(1.0, 2.0, 0.0, 10, 1.0, 1.0, "cpu", 100)
     >>> (a + a).total_flops, (a + a).peak_bytes
@@ -28,11 +32,18 @@ class Spend:
     device_s: float | None = None
     device: str | None = None
     peak_bytes: int | None = None
+    by: tuple[dict[str, Any], ...] = ()
+    unknown: str | None = None
 
     @property
     def total_flops(self) -> float:
-        """Training, sampling and scoring together."""
+        """Training, sampling and scoring together, as far as they are known."""
         return self.train_flops + self.generate_flops + self.score_flops
+
+    @property
+    def at_least(self) -> bool:
+        """Whether more was spent than is counted."""
+        return self.unknown is not None
 
     def __add__(self, other: Spend) -> Spend:
         def add(a: Any, b: Any) -> Any:
@@ -51,17 +62,29 @@ class Spend:
             add(self.device_s, other.device_s),
             device,
             max(peaks) if peaks else None,
+            unknown=self.unknown or other.unknown,
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as JSON takes them."""
-        return asdict(self)
+        """All fields, as JSON takes them; of a spend that is unknown, what nothing was counted of is null."""
+        out = asdict(self) | {"by": [dict(row) for row in self.by]}
+        if self.unknown is not None:
+            out |= {name: out[name] or None for name in TOTALS}
+        return out
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Spend:
         """Read what `to_dict` gave; unknown keys are ignored, so newer records stay readable."""
         known = {f.name for f in fields(cls)}
-        return cls(**{k: v for k, v in values.items() if k in known})
+        given = {k: v for k, v in values.items() if k in known}
+        given |= {name: 0.0 for name in TOTALS if given.get(name) is None}
+        return cls(**given | {"by": tuple(given.get("by") or ())})
+
+
+def ledger_fields(ledger: Ledger) -> dict[str, Any]:
+    """What a ledger says of a `Spend`: the totals, which are the sums of their rows, and the rows."""
+    totals: dict[str, Any] = {name: ledger.total(name) for name in TOTALS}
+    return totals | {"by": tuple(ledger.rows()), "unknown": ledger.unknown}
 
 
 class Stopwatch:
@@ -70,10 +93,12 @@ class Stopwatch:
     def __init__(self) -> None:
         self._wall, self._device = time.monotonic(), time.process_time()
 
-    def spend(self, **counted: Any) -> Spend:
-        """The time so far on this machine, with what was counted (fields of `Spend`)."""
+    def spend(self, ledger: Ledger | None = None, **counted: Any) -> Spend:
+        """The time so far on this machine, with what was counted (a ledger, fields of `Spend`)."""
         from flopwise.flops.hardware import device_name
 
+        if ledger:
+            counted = ledger_fields(ledger) | counted
         return Spend(
             wall_s=time.monotonic() - self._wall, device_s=time.process_time() - self._device,
             device=device_name(), **counted,

@@ -356,17 +356,18 @@ class _Group:
     def _account(self, k: int, batch: Batch, row: dict[str, float]) -> None:
         run, m = self.runs[k], self.runs[k].member
         counters = run.counters
-        counters.generate_flops += batch.generate_flops
-        counters.score_flops += batch.score_flops
-        counters.train_flops += update_flops(m.model, batch)
-        counters.tokens += batch.ids.numel()
+        name = m.log.path.name
+        counters.made(batch, name)
+        counters.learned(batch, name, update_flops(m.model, batch))  # the seconds are everybody's
         counters.step += 1
         if counters.step % self.log_every == 0 or counters.step == m.last_step:
             run.note(**row)
         if m.evaluate is not None and counters.step in m.evaluate_at:
             self._settle(self.runs)
             self._give_back(k)
-            run.note(**m.evaluate(counters.step))
+            began = time.perf_counter()
+            judged = m.evaluate(counters.step)
+            run.note(**counters.evaluated(judged, name, time.perf_counter() - began))
             self._settle([run])
         self.progress(run.index, (counters.step - m.first_step) / (m.last_step - m.first_step))
 

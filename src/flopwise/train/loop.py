@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +14,8 @@ from typing import Any, Protocol
 import torch
 
 from flopwise.errors import FlopwiseError
-from flopwise.flops.count import train_flops
+from flopwise.flops.count import PARTS, Trained, train_flops
+from flopwise.flops.ledger import TOTALS, Ledger
 from flopwise.flops.spend import Spend
 from flopwise.models.transformer import Transformer
 from flopwise.train import checkpoint
@@ -45,6 +47,54 @@ class Counters:
     peak_bytes: float = 0.0
     """Of all processes together: resident memory, or the accelerator's where there is one."""
     device: str | None = None
+    by: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of the ledger; the three totals are the sums of theirs."""
+
+    def __post_init__(self) -> None:
+        if not self.by:  # of a checkpoint that was written before there were rows
+            old = Ledger()
+            for kind, spent in zip(("train", "sample", "score"), TOTALS, strict=True):
+                if getattr(self, spent):
+                    old.post(kind, "", None, getattr(self, spent))
+            self.by = old.rows()
+
+    def post(
+        self, kind: str, model: str, tokens: float | None, flops: float | None,
+        seconds: float | None = None,
+    ) -> None:  # fmt: skip
+        """Enter passes of a model (`flops.ledger.Ledger.post`)."""
+        entry = Ledger()
+        entry.post(kind, model, tokens, flops, seconds)
+        self.add(entry)
+
+    def add(self, entries: Ledger) -> None:
+        """Enter a ledger's rows."""
+        ledger = Ledger(self.by)
+        ledger.add(entries)
+        self.by = ledger.rows()
+        for name in TOTALS:
+            setattr(self, name, ledger.total(name))
+
+    def made(self, batch: Batch, run: str) -> None:
+        """Enter what making a batch of `run` cost."""
+        if batch.ledger:
+            self.add(batch.ledger)
+        if batch.generate_flops:
+            self.post("sample", run, None, batch.generate_flops)
+        if batch.score_flops:
+            self.post("score", run, None, batch.score_flops)
+
+    def learned(self, batch: Batch, run: str, flops: float, seconds: float | None = None) -> None:
+        """Enter an update on a batch."""
+        self.post("train", run, batch.ids.numel(), flops, seconds)
+        self.tokens += batch.ids.numel()
+
+    def evaluated(self, row: dict[str, float], run: str, seconds: float) -> dict[str, float]:
+        """Enter an evaluation, which is shown and no spend; the row without what it says of its cost."""
+        row = dict(row)
+        tokens, flops = row.pop("evaluate_tokens", None), row.pop("evaluate_flops", None)
+        self.post("evaluate", run, tokens, flops, seconds)
+        return row
 
     def spend(self) -> Spend:
         """As a record wants it."""
@@ -54,6 +104,7 @@ class Counters:
         return Spend(
             self.train_flops, self.generate_flops, self.score_flops, self.tokens,
             self.wall_s, self.device_s, self.device or device_name(), peak,
+            tuple(self.by), Ledger(self.by).unknown,
         )  # fmt: skip
 
 
@@ -83,7 +134,11 @@ def train(
     learn (no group with a signal); the cost of finding that out is then lost to the ledger, so methods
     return an empty-weight batch instead when they spent something.
 
-    `stop` is asked after each evaluation and must go by what was logged alone; where it says so, training ends.
+    What `evaluate` costs is shown in the ledger and no part of the spend; it may say so itself, as
+    `evaluate_flops` and `evaluate_tokens` among its columns.
+
+    `stop` is asked after each evaluation and must go by what was logged alone; where it says so, training
+    ends.
 
     `team` says who trains (`Team.place` made model and optimiser); every process of it calls this with
     the same arguments, and the counters are those of all of them together. Checkpoints are written behind
@@ -108,7 +163,7 @@ def train(
     model.train()
     clock = _Clock(team, counters)
     recent: list[float] = []
-    tuned = False
+    tuned, run = False, log.path.name
 
     def note(**row: float) -> None:
         if team.leads:
@@ -119,22 +174,24 @@ def train(
             batch = next_batch(step)
             row: dict[str, float] = {}
             if batch is not None:
-                counters.generate_flops += batch.generate_flops
-                counters.score_flops += batch.score_flops
+                counters.made(batch, run)
                 if batch.weights is None or bool(batch.weights.any()):
                     if not tuned:
                         team.tune(model, batch, last_step - step, compiled)
                         tuned = True
+                    began = time.perf_counter()
                     row = _update(team, model, optimiser, batch, objective, schedule(step), clip, step)
-                    counters.train_flops += update_flops(model, batch)
-                    counters.tokens += batch.ids.numel()
+                    took = time.perf_counter() - began
+                    counters.learned(batch, run, update_flops(model, batch), took)
                     recent.append(row["loss"])
                 row |= batch.info
             counters.step = step + 1
             if row and ((step + 1) % log_every == 0 or step + 1 == last_step):
                 note(**row)
             if evaluate is not None and step + 1 in evaluate_at:
-                note(**evaluate(step + 1))
+                began = time.perf_counter()
+                judged = evaluate(step + 1)
+                note(**counters.evaluated(judged, run, time.perf_counter() - began))
                 model.train()
                 if stop is not None and team.agree(stop()):
                     break
@@ -197,14 +254,41 @@ def _peak_bytes(device: torch.device | None) -> int:
 
 
 def update_flops(model: Transformer, batch: Batch) -> float:
-    """FLOPs of one forward and backward pass on `batch`: the head is applied where something is learned."""
+    """FLOPs of one forward and backward pass on `batch`: the head is applied where something is learned, and
+    the gradient goes where the model lets it."""
     B, T = batch.ids.shape
+    trained = trained_of(model)
     if model.n_scores:
-        # One score per sequence, which is 1/V of the logits of one position.
-        n_logits = model.n_scores / model.cfg.vocab_size
-    else:
-        n_logits = T if batch.weights is None else int(torch.count_nonzero(batch.weights)) / B
-    return train_flops(model.cfg, T, B, n_logits).total
+        return train_flops(model.cfg, T, B, 1, trained, head=model.n_scores).total
+    n_logits = T if batch.weights is None else int(torch.count_nonzero(batch.weights)) / B
+    return train_flops(model.cfg, T, B, n_logits, trained).total
+
+
+def trained_of(model: Transformer) -> Trained | None:
+    """What of a model learns, by its adapters and by which weights ask for a gradient; None if all do.
+
+    A part counts as learning, in every layer from the lowest on, where any weight of it does.
+    """
+    lora = getattr(model, "lora", None)
+    if lora is None and all(p.requires_grad for p in model.parameters()):
+        return None
+    parts, layers = set(), set()
+    for name, weight in model.named_parameters():
+        if weight.requires_grad:
+            if layer := LAYER.search(name):
+                layers.add(int(layer[1]))
+            if not name.endswith((".A", ".B")):  # of an adapter (models.lora)
+                parts.add(next(part for word, part in PART_OF.items() if word in name))
+    first = 0 if "embedding" in parts else min(layers, default=model.cfg.n_layers)
+    return Trained(tuple(part for part in PARTS if part in parts), first, lora)
+
+
+LAYER = re.compile(r"blocks\.(\d+)\.")
+PART_OF = {
+    "norm": "norms", "embed": "embedding", "attn.": "attention", "router": "router", "mlp.": "mlp",
+    "head.": "output",
+}  # fmt: skip
+"""Parts of `flops.count.PARTS` by what the names of their weights hold; the first that fits."""
 
 
 def _ledger(counters: Counters) -> dict[str, float]:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flopwise.flops.ledger import Ledger
 from flopwise.models import kernels
 from flopwise.models.transformer import Transformer
 
@@ -17,8 +18,8 @@ from flopwise.models.transformer import Transformer
 class Batch:
     """One step's data. B sequences of T tokens; everything but `ids` is optional to some objective.
 
-    `generate_flops`, `score_flops` and `info` say what making the batch cost (roll-outs, reference and
-    teacher passes) and showed; the loop keeps the ledger.
+    `ledger` has what making the batch cost, by purpose and model (roll-outs, reference and teacher passes);
+    `generate_flops` and `score_flops` say it in short of what is not entered there, and `info` what was seen.
     """
 
     ids: Tensor
@@ -37,6 +38,7 @@ class Batch:
     """[B] int64 index of each sequence's last token."""
     extra: dict[str, Tensor] = field(default_factory=dict)
     """More tensors by row [B, ...], by the name that an objective knows: reference log-probabilities, ..."""
+    ledger: Ledger = field(default_factory=Ledger)
     generate_flops: float = 0.0
     score_flops: float = 0.0
     info: dict[str, float] = field(default_factory=dict)
