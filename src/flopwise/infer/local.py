@@ -366,6 +366,29 @@ class LocalEngine:
         return out
 
     @torch.inference_mode()
+    def next_logprobs(
+        self, prompts: Sequence[Sequence[int]], tokens: Sequence[int]
+    ) -> tuple[np.ndarray, Usage]:
+        """Log-probabilities [N, k], in nats, that each prompt goes on with each of k tokens, and the cost.
+
+        Raises:
+            FlopwiseError: an empty prompt, one as long as the context, or a token outside the vocabulary.
+        """
+        start = time.perf_counter()
+        lengths = self._check(prompts, 1, 1, 0.0, None, None)
+        self._check_ids([tokens])
+        out = np.zeros((len(prompts), len(tokens)), dtype=np.float32)
+        order = np.argsort(-lengths, kind="stable")
+        first = 0
+        while first < len(order):
+            rows = order[first : first + max(1, SCORED_TOKENS // int(lengths[order[first]]))]
+            logits = self._prefill([prompts[i] for i in rows])[0]
+            out[rows] = logits.log_softmax(-1)[:, list(tokens)].float().numpy()
+            first += len(rows)
+        flops = sum(prefill_flops(self.cfg, int(n)).total for n in lengths)
+        return out, Usage(int(lengths.sum()), 0, flops, time.perf_counter() - start)
+
+    @torch.inference_mode()
     def reward(self, sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, float]:
         """A scorer's value at each sequence's last token [N], and the FLOPs it took."""
         if not self.model.n_scores:
