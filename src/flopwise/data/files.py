@@ -92,7 +92,28 @@ def read(
     Raises:
         FlopwiseError: a file is of no known kind, damaged or unreadable, or no row holds a text.
     """
-    before = n_rows = n_texts = 0
+    n_rows = n_texts = 0
+    for path, row, value in values(paths, field, progress):
+        n_rows += 1
+        if (text := accept(value, f"{path}:{row}", skipped)) is not None:
+            n_texts += 1
+            yield Document(f"{path.name}:{row}", text)
+        elif n_rows == PATIENCE and not n_texts:
+            raise _nothing(skipped, f"the first {PATIENCE:,} rows")
+    if not n_texts:
+        raise _nothing(skipped, f"{n_rows:,} rows") if n_rows else FlopwiseError("data: the files are empty")
+
+
+def values(
+    paths: Iterable[Path], field: str | None, progress: Callable[[int], None] = lambda _: None
+) -> Iterator[tuple[Path, int, Any]]:
+    """Path, number and value of each row of files: of its `field`, or for None of all fields by name (a text
+    file has the one field `text`); a `Bad` where there is none. `progress` as in `read`.
+
+    Raises:
+        FlopwiseError: a file is of no known kind, damaged or unreadable.
+    """
+    before = n_rows = 0
     for path in paths:
         reader = READERS.get(kind(path))
         if reader is None:
@@ -105,11 +126,7 @@ def read(
             with open(path, "rb") as raw:
                 for row, value in reader(path, raw, field):
                     n_rows += 1
-                    if (text := accept(value, f"{path}:{row}", skipped)) is not None:
-                        n_texts += 1
-                        yield Document(f"{path.name}:{row}", text)
-                    elif n_rows == PATIENCE and not n_texts:
-                        raise _nothing(skipped, f"the first {PATIENCE:,} rows")
+                    yield path, row, value
                     if n_rows % 64 == 0:
                         progress(before + _at(raw))
             before += path.stat().st_size
@@ -121,8 +138,6 @@ def read(
         except OSError as e:
             raise FlopwiseError(f"data: {path} cannot be read ({e.strerror or one_line(e, 80)})") from e
         progress(before)
-    if not n_texts:
-        raise _nothing(skipped, f"{n_rows:,} rows") if n_rows else FlopwiseError("data: the files are empty")
 
 
 def _at(raw: IO[bytes]) -> int:
@@ -166,10 +181,12 @@ def accept(value: Any, place: str, skipped: Skipped) -> str | None:
     return None
 
 
-def of_row(row: Any, field: str) -> Any:
-    """The field of a row, or why it has none."""
+def of_row(row: Any, field: str | None) -> Any:
+    """The field of a row (None: the row itself), or why it has none."""
     if not isinstance(row, dict):
         return Bad("no field", f"a {type(row).__name__}, no row of fields")
+    if field is None:
+        return row
     if field not in row:
         return Bad("no field", f"no {field!r} among {', '.join(map(str, list(row)[:8]))}")
     return row[field]
@@ -253,9 +270,13 @@ def _text(path: Path, raw: IO[bytes]) -> io.TextIOWrapper:
     return io.TextIOWrapper(buffered, encoding="utf-8-sig", errors="surrogateescape", newline="")  # type: ignore[arg-type]
 
 
-def _plain(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, Any]]:
+def _plain(path: Path, raw: IO[bytes], field: str | None) -> Iterator[tuple[int, Any]]:
     """A whole text, or parts of a long one."""
-    text = _text(path, raw)
+    for row, part in _parts(_text(path, raw)):
+        yield row, {"text": part} if field is None else part
+
+
+def _parts(text: IO[str]) -> Iterator[tuple[int, str]]:
     waiting, row = text.read(WHOLE_CHARS + 1), 0
     if len(waiting) <= WHOLE_CHARS:
         yield 1, waiting
@@ -274,7 +295,7 @@ def _plain(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, Any]]:
         waiting = waiting[cut:]
 
 
-def _json_lines(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, Any]]:
+def _json_lines(path: Path, raw: IO[bytes], field: str | None) -> Iterator[tuple[int, Any]]:
     for row, line in enumerate(_text(path, raw), 1):
         if not line.strip():
             continue
@@ -284,7 +305,7 @@ def _json_lines(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, A
             yield row, Bad("broken JSON")
 
 
-def _json(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, Any]]:
+def _json(path: Path, raw: IO[bytes], field: str | None) -> Iterator[tuple[int, Any]]:
     """A list of rows, one row, or rows one after the other; only one row is in memory at a time."""
     text, decoder = _text(path, raw), json.JSONDecoder()
     waiting, at, row, ended = "", 0, 0, False
@@ -311,24 +332,26 @@ def _json(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, Any]]:
         waiting, at = waiting[at:] + more, 0
 
 
-def _csv(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, Any]]:
+def _csv(path: Path, raw: IO[bytes], field: str | None) -> Iterator[tuple[int, Any]]:
     lines = _text(path, raw)
     first = lines.readline()
     sign = "\t" if kind(path) == ".tsv" else max(",;\t|", key=first.count)
     names = next(csv.reader([first], delimiter=sign), [])
-    if field not in names:
+    if field is not None and field not in names:
         shown = one_line(", ".join(names), 200)
         raise FlopwiseError(f"data: {path} has no column {field!r:.60}; it has {shown}; set field")
-    place = names.index(field)
+    place = None if field is None else names.index(field)
     before = csv.field_size_limit(FIELD_BYTES)
     rows = csv.reader(lines, delimiter=sign)
     try:
         for row in rows:
             if row:
-                yield (
-                    rows.line_num + 1,
-                    row[place] if place < len(row) else Bad("no field", f"{len(row)} fields"),
-                )
+                short = Bad("no field", f"{len(row)} fields, {len(names)} columns")
+                if place is None:
+                    value: Any = dict(zip(names, row, strict=True)) if len(row) == len(names) else short
+                else:
+                    value = row[place] if place < len(row) else short
+                yield rows.line_num + 1, value
     except csv.Error as e:
         raise FlopwiseError(
             f"data: {path} cannot be read after line {rows.line_num + 1} ({e}); mend it there"
@@ -337,7 +360,7 @@ def _csv(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, Any]]:
         csv.field_size_limit(before)
 
 
-def _parquet(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, Any]]:
+def _parquet(path: Path, raw: IO[bytes], field: str | None) -> Iterator[tuple[int, Any]]:
     import duckdb
 
     from flopwise.records.columns import quoted
@@ -350,17 +373,18 @@ def _parquet(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, Any]
             name: str(kind)
             for name, kind, *_ in db.execute(f"DESCRIBE FROM {source}", [as_literal(path)]).fetchall()
         }
-        if field not in columns:
+        if field is not None and field not in columns:
             shown = one_line(", ".join(columns), 200)
             raise FlopwiseError(f"data: {path} has no column {field!r:.60}; it has {shown}; set field")
-        if columns[field] not in ("VARCHAR", "BLOB", "JSON"):
+        if field is not None and columns[field] not in ("VARCHAR", "BLOB", "JSON"):
             raise FlopwiseError(f"data: {path}: column {field} is {columns[field]}, must be text; set field")
-        found = db.execute(f"SELECT {quoted(field)} FROM {source}", [as_literal(path)])
+        wanted = "*" if field is None else quoted(field)
+        found = db.execute(f"SELECT {wanted} FROM {source}", [as_literal(path)])
         row = 0
         while rows := found.fetchmany(512):
-            for (value,) in rows:
+            for cells in rows:
                 row += 1
-                yield row, value
+                yield row, dict(zip(columns, cells, strict=True)) if field is None else cells[0]
     except duckdb.Error as e:
         raise FlopwiseError(
             f"data: {path} cannot be read as Parquet ({one_line(e, 120)}); fetch it again"
@@ -369,7 +393,7 @@ def _parquet(path: Path, raw: IO[bytes], field: str) -> Iterator[tuple[int, Any]
         db.close()
 
 
-READERS: dict[str, Callable[[Path, IO[bytes], str], Iterator[tuple[int, Any]]]] = {
+READERS: dict[str, Callable[[Path, IO[bytes], str | None], Iterator[tuple[int, Any]]]] = {
     ".txt": _plain, ".md": _plain, ".jsonl": _json_lines, ".ndjson": _json_lines, ".json": _json,
     ".csv": _csv, ".tsv": _csv, ".parquet": _parquet,
 }  # fmt: skip

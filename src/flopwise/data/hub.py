@@ -46,13 +46,34 @@ def reached() -> bool:
 
 
 def read(path: str, field: str, options: Mapping[str, Any], skipped: Skipped) -> Iterator[Document]:
-    """Documents of a dataset; nothing is held in memory but a row at a time.
+    """Documents of a dataset; nothing is held in memory but a row at a time. `options` as in `rows`.
+
+    Raises:
+        FlopwiseError: see `rows`; or no row holds a text.
+    """
+    name = path.removeprefix(PREFIX)
+    n_texts = row = 0
+    for row, values in rows(path, options):
+        text = accept(of_row(values, field), f"{name}:{row}", skipped)
+        if text is not None:
+            n_texts += 1
+            yield Document(f"{name}:{row}", text)
+        elif row == PATIENCE and not n_texts:
+            break
+    if not n_texts:
+        reason = skipped.counts.most_common(1)[0][0] if row else "no rows"
+        first = f", first {skipped.first[reason]}" if row else ""
+        raise FlopwiseError(f"data: no text in {row:,} rows of {name}: {reason}{first}; check the field")
+
+
+def rows(path: str, options: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Number and fields of each row of a dataset.
 
     `options`: `split` (default train, else the only one) and `config` (the hub's name of a part).
 
     Raises:
-        FlopwiseError: `datasets` is not installed (the message is the command), the hub does not answer, no
-            such split, or no row holds a text.
+        FlopwiseError: `datasets` is not installed (the message is the command), the hub does not answer, or
+            there is no such split.
     """
     name = path.removeprefix(PREFIX)
     unknown = sorted(set(options) - {"split", "config"})
@@ -87,15 +108,4 @@ def read(path: str, field: str, options: Mapping[str, Any], skipped: Skipped) ->
                 f"data: dataset {one_line(name, 100)} has no split {split!r:.40}; it has {there}"
             )
         found = found[split]
-    n_texts = row = 0
-    for row, values in enumerate(found, 1):
-        text = accept(of_row(values, field), f"{name}:{row}", skipped)
-        if text is not None:
-            n_texts += 1
-            yield Document(f"{name}:{row}", text)
-        elif row == PATIENCE and not n_texts:
-            break
-    if not n_texts:
-        reason = skipped.counts.most_common(1)[0][0] if row else "no rows"
-        first = f", first {skipped.first[reason]}" if row else ""
-        raise FlopwiseError(f"data: no text in {row:,} rows of {name}: {reason}{first}; check the field")
+    yield from enumerate(found, 1)
