@@ -125,6 +125,7 @@ def train(
     clip: float = 1.0,
     log_every: int = 20,
     checkpoint_every_s: float = 4.0,
+    checkpoint_between: int = 1,
     team: Team | None = None,
 ) -> Counters:
     """Update `model` from `first_step` (inclusive) to `last_step` (exclusive).
@@ -143,7 +144,8 @@ def train(
     `team` says who trains (`Team.place` made model and optimiser); every process of it calls this with
     the same arguments, and the counters are those of all of them together. Checkpoints are written behind
     the loop's back, at most every `checkpoint_every_s` seconds and so rarely that they hold it up for less
-    than a twentieth of the time.
+    than a twentieth of the time; and after whole groups of `checkpoint_between` steps alone, where these share
+    what the model of the group's first step made (several updates on one roll-out).
 
     Raises:
         FlopwiseError: the loss or its gradient is not finite (the value, the step, what to change).
@@ -197,7 +199,7 @@ def train(
                     break
             progress((step + 1 - first_step) / (last_step - first_step))
             wanted = writer.due(step + 1) or team.agree(clock.asks(checkpoint_every_s))
-            if wanted and step + 1 < last_step:
+            if wanted and step + 1 < last_step and (step + 1) % checkpoint_between == 0:
                 clock.settle()
                 state = vars(counters) | ({"compiled": True} if team.compiles else {})
                 loss = sum(recent) / len(recent) if recent else None
