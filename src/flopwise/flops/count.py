@@ -181,7 +181,7 @@ def _backward(
     heads = cfg.n_heads + 2 * cfg.n_kv_heads
 
     def product(weights: float, part: str, below: bool, targets: tuple[str, ...] = ()) -> tuple[float, bool]:
-        """Multiply-adds per token of a map's way back, and whether there is one; `below`: to its input too."""
+        """Multiply-adds per token of a map's way back, if there is one; `below`: to its input too."""
         own = learns[part]
         reads, writes = _adapters(cfg, trained.lora, targets)
         above = below or own or writes > 0

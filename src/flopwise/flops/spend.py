@@ -75,10 +75,14 @@ class Spend:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Spend:
         """Read what `to_dict` gave; unknown keys are ignored, so newer records stay readable."""
-        known = {f.name for f in fields(cls)}
-        given = {k: v for k, v in values.items() if k in known}
+        given = {k: v for k, v in values.items() if k in FIELDS}
         given |= {name: 0.0 for name in TOTALS if given.get(name) is None}
-        return cls(**given | {"by": tuple(given.get("by") or ())})
+        rows = given.get("by")
+        given["by"] = tuple(r for r in rows if isinstance(r, dict)) if isinstance(rows, list | tuple) else ()
+        return cls(**given)
+
+
+FIELDS = frozenset(f.name for f in fields(Spend))
 
 
 def ledger_fields(ledger: Ledger) -> dict[str, Any]:

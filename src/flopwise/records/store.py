@@ -203,9 +203,14 @@ def flat(record: RunRecord) -> dict[str, Any]:
         "corpus": data.get("corpus"), "tokens_seen": data.get("tokens_seen"),
         "tokens_unique": data.get("tokens_unique"),
     }  # fmt: skip
-    row |= record.spend.to_dict() | {"total_flops": record.spend.total_flops}
-    row |= {f"lineage_{k}": v for k, v in record.lineage_spend.to_dict().items() if k != "device"}
-    row["lineage_flops"] = record.lineage_spend.total_flops
+    own, lineage = record.spend, record.lineage_spend
+    spent = own.to_dict()
+    del spent["by"]
+    row |= spent | {"total_flops": None if own.at_least and not own.total_flops else own.total_flops}
+    row |= {
+        f"lineage_{k}": v for k, v in lineage.to_dict().items() if k not in ("by", "device", "unknown")
+    }
+    row["lineage_flops"] = lineage.total_flops
     fields = set(row)
     for name, metric in record.metrics.items():
         column = f"metric_{name}" if name in fields else name

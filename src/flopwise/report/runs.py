@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
+from flopwise.flops.ledger import TOTALS
 from flopwise.flops.spend import Spend
 from flopwise.records.folder import RECORD_FILE, SPEC_FILE, RunFolder
 from flopwise.records.record import RunRecord
@@ -147,8 +149,9 @@ class Runs:
 
 def _whole(spend: Spend) -> bool:
     """Whether a spend has numbers where it must."""
-    values = {key: value for key, value in spend.to_dict().items() if key != "device"}
-    needed = all(number(values[f"{part}_flops"]) is not None for part in ("train", "generate", "score"))
+    values = {f.name: getattr(spend, f.name) for f in fields(spend)}
+    values = {name: value for name, value in values.items() if name not in ("device", "by", "unknown")}
+    needed = all(number(values[name]) is not None for name in TOTALS)
     return needed and all(value is None or number(value) is not None for value in values.values())
 
 
