@@ -7,10 +7,12 @@ import os
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from flopwise.errors import FlopwiseError
-from flopwise.models import families
+from flopwise.models import families, lora
+from flopwise.models.adapters import is_adapter
 from flopwise.models.renaming import state_from_hf, state_to_hf
 from flopwise.models.transformer import Transformer
 from flopwise.records.folder import atomic_write
@@ -23,9 +25,12 @@ class SavesItself(Protocol):
 
 
 def save(model: Transformer, folder: Path, tokenizer: SavesItself | None = None) -> None:
-    """Write a model so that `transformers` loads it as it is; the weights are renamed into place last."""
+    """Write a model so that `transformers` loads it as it is, adapters merged in; the weights are renamed into
+    place last."""
     from safetensors.torch import save_file
 
+    if model.lora is not None:
+        model = lora.merged(model)
     folder.mkdir(parents=True, exist_ok=True)
     config = families.to_hf(model.cfg, "ForSequenceClassification" if model.n_scores else "ForCausalLM")
     if model.n_scores:
@@ -46,8 +51,12 @@ def save(model: Transformer, folder: Path, tokenizer: SavesItself | None = None)
         temporary.unlink(missing_ok=True)
 
 
-def load(folder: Path) -> Transformer:
-    """Read a folder of any of the `families`, sharded or not.
+def load(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
+    """Read a folder of any of the `families`, sharded or not; of a folder with an adapter, its base model with
+    the adapter merged in (`lora.load` keeps it apart).
+
+    Args:
+        dtype: of the weights. bfloat16 halves the memory: for models that are not trained.
 
     Raises:
         FlopwiseError: a file is missing or damaged, the family is not supported, or shapes disagree with
@@ -56,14 +65,17 @@ def load(folder: Path) -> Transformer:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if is_adapter(folder):
+        return lora.merged(lora.load(folder)).to(dtype)
     try:
         cfg = families.from_hf(_read_json(folder, "config.json"))
         tensors: dict[str, Tensor] = {}
         for path in _weight_files(folder):
             tensors |= load_file(path)
         scores = tensors["score.weight"].shape[0] if "score.weight" in tensors else 0
-        model = Transformer(cfg, n_scores=scores)
-        model.load_state_dict(state_from_hf(cfg, {name: t.float() for name, t in tensors.items()}))
+        mapped = {id(t) for t in tensors.values()}  # lie in the file, and not as processors like it
+        weights = state_from_hf(cfg, tensors).items()
+        model = Transformer.holding(cfg, {n: t.to(dtype, copy=id(t) in mapped) for n, t in weights}, scores)
     except KeyError as e:
         raise FlopwiseError(f"model {folder}: {e.args[0]!r} is missing from its files") from e
     except (SafetensorError, OSError, RuntimeError) as e:

@@ -63,8 +63,9 @@ class _Experts(Function):
         grad = grad.index_select(0, tokens)
         to_active = _grouped(grad, down, sizes)
         to_hidden, to_scale, active = pieces.scaled_swiglu_back(to_active, hidden, scale)
-        to_down = _grouped_weights(grad, active, sizes, down)
-        to_gate_up = _grouped_weights(to_hidden, inputs, sizes, gate_up)
+        _, wants_gate_up, wants_down, *_ = ctx.needs_input_grad
+        to_down = _grouped_weights(grad, active, sizes, down) if wants_down else None
+        to_gate_up = _grouped_weights(to_hidden, inputs, sizes, gate_up) if wants_gate_up else None
         to_x = pieces.sum_places(_grouped(to_hidden, gate_up, sizes), places, k)
         return to_x, to_gate_up, to_down, to_scale.index_select(0, places).view(-1, k), None, None
 

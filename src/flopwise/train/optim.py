@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flopwise.errors import FlopwiseError
+from flopwise.models.lora import adapted
 from flopwise.models.transformer import Block, Transformer
 
 REFERENCE_WIDTH = 64
@@ -36,10 +38,12 @@ class Rates:
     betas: tuple[float, float] = (0.9, 0.99)
     optimiser: str = "muon"
     """Of hidden matrices: "muon", or "adamw" for everything."""
+    lora: float = 0.005
+    """Of adapters under AdamW, at every width and rank; where there are any, nothing else moves."""
 
     def scaled(self, factor: float) -> Rates:
         """The same rates times `factor`: fine-tuning moves every group more gently alike."""
-        names = ("muon", "adam", "embed", "head", "norm")
+        names = ("muon", "adam", "embed", "head", "norm", "lora")
         return replace(self, **{name: getattr(self, name) * factor for name in names})
 
 
@@ -90,6 +94,8 @@ def _factor(A: Tensor, steps: int) -> Tensor:
 class Optimiser:
     """Muon + AdamW, or AdamW alone, over a Transformer; its whole state is a flat dict of tensors.
 
+    Of a model with adapters, AdamW over the adapters (and a scorer's head): what is frozen has no state.
+
     Matrices of one shape are stacked, so the iteration costs a few batched products for the model
     instead of a few per matrix. Fused matrices are taken apart first, and experts are one map each.
     """
@@ -97,12 +103,18 @@ class Optimiser:
     def __init__(self, model: Transformer, rates: Rates):
         self.rates = rates
         self.model = model
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        if any(p.dtype.itemsize < 4 for p in self.parameters):
+            raise FlopwiseError(
+                f"weights in {self.parameters[0].dtype} cannot be trained: most steps are too small for it; load "
+                "them in float32, or train adapters"
+            )
         parts: list[tuple[Tensor, Tensor]] = []
         owners: list[Tensor] = []
         self.matrices: list[Tensor] = []
         for block in model.blocks:
             assert isinstance(block, Block)
-            for weight, rows in block.matrices() if rates.optimiser == "muon" else ():
+            for weight, rows in block.matrices() if rates.optimiser == "muon" and not model.lora else ():
                 self.matrices.append(weight)
                 weight.grad = torch.zeros_like(weight)
                 values, grads = (t.view(-1, *weight.shape[-2:]) for t in (weight.detach(), weight.grad))
@@ -129,26 +141,12 @@ class Optimiser:
             flip = part.shape[1] == long > short
             self.pieces.setdefault(names[id(owner)], []).append(piece.mT if flip else piece)
         hidden = {id(p) for p in self.matrices}
-        wider = REFERENCE_WIDTH / model.cfg.d_model
-        groups: list[dict[str, Any]] = [
-            {"params": [model.embed.weight], "lr": rates.embed},
-            {"params": [p for p in model.parameters() if p.ndim == 1], "lr": rates.norm, "weight_decay": 0.0},
-        ]
-        if rates.optimiser == "adamw":
-            blocks = [b for b in model.blocks if isinstance(b, Block)]
-            inner = [weight for b in blocks for weight, _ in b.matrices()]
-            groups.append({"params": inner, "lr": rates.adam * wider})
-        grouped = {id(p) for g in groups for p in g["params"]} | hidden
-        # What is left reads out of the hidden state: the head, and routers of experts.
-        readouts = [p for p in model.parameters() if id(p) not in grouped]
-        if readouts:
-            groups.append({"params": readouts, "lr": rates.head * wider})
+        groups = _adapters(model, rates) if model.lora else _groups(model, rates, hidden)
         assert all(id(p) not in hidden for g in groups for p in g["params"])
         self.adam = torch.optim.AdamW(
             groups, betas=rates.betas, eps=1e-10, weight_decay=rates.weight_decay, fused=True
         )
         self.base_lr = [g["lr"] for g in self.adam.param_groups]
-        self.parameters = list(model.parameters())
 
     def zero_grad(self) -> None:
         """Clear gradients; the matrices' gradients keep their memory, which the stacks view."""
@@ -208,3 +206,33 @@ class Optimiser:
                         ("exp_avg_sq", weight),
                     )
                 }
+
+
+def _groups(model: Transformer, rates: Rates, hidden: set[int]) -> list[dict[str, Any]]:
+    """AdamW's parameters by their rates; `hidden` are those of Muon, by identity."""
+    wider = REFERENCE_WIDTH / model.cfg.d_model
+    groups: list[dict[str, Any]] = [
+        {"params": [model.embed.weight], "lr": rates.embed},
+        {"params": [p for p in model.parameters() if p.ndim == 1], "lr": rates.norm, "weight_decay": 0.0},
+    ]
+    if rates.optimiser == "adamw":
+        blocks = [b for b in model.blocks if isinstance(b, Block)]
+        inner = [weight for b in blocks for weight, _ in b.matrices()]
+        groups.append({"params": inner, "lr": rates.adam * wider})
+    grouped = {id(p) for g in groups for p in g["params"]} | hidden
+    # What is left reads out of the hidden state: the head, and routers of experts.
+    readouts = [p for p in model.parameters() if id(p) not in grouped]
+    if readouts:
+        groups.append({"params": readouts, "lr": rates.head * wider})
+    return groups
+
+
+def _adapters(model: Transformer, rates: Rates) -> list[dict[str, Any]]:
+    """The same for a model with adapters."""
+    groups: list[dict[str, Any]] = [
+        {"params": [p for m in adapted(model) for p in (m.A, m.B)], "lr": rates.lora}
+    ]
+    if model.n_scores:
+        wider = REFERENCE_WIDTH / model.cfg.d_model
+        groups.append({"params": [model.head.weight], "lr": rates.head * wider})
+    return groups

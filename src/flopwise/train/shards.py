@@ -89,13 +89,15 @@ def gather(part: Tensor, rows: Rows | None, everywhere: bool = True) -> Tensor:
 
 def weights(model: Transformer, everywhere: bool = True) -> dict[str, Tensor]:
     """All weights and lasting buffers by name, whole (see `gather`); a head tied to the embedding is listed
-    once."""
+    once. Of a model with adapters what is frozen is left out: whoever goes on has the base model."""
     params = dict(model.named_parameters())
     out = {}
     for name, tensor in model.state_dict().items():
         if name == "head.weight" and model.head.weight is model.embed.weight:
             continue
         weight = params.get(name, tensor)
+        if model.lora and name in params and not weight.requires_grad:
+            continue
         out[name] = gather(mine(weight).detach(), rows_of(weight), everywhere)
     return out
 
@@ -107,6 +109,9 @@ def load_weights(model: Transformer, whole: dict[str, Tensor]) -> None:
         KeyError: a tensor is missing; RuntimeError or ValueError: one has another shape.
     """
     params: dict[str, Any] = dict(model.named_parameters())
+    if model.lora:
+        frozen = {name: p for name, p in params.items() if not p.requires_grad}
+        whole = {**frozen, **whole}
     if not any(rows_of(p) for p in params.values()):
         tied = model.head.weight is model.embed.weight
         model.load_state_dict({**whole, **({"head.weight": whole["embed.weight"]} if tied else {})})
