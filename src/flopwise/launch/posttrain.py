@@ -11,7 +11,7 @@ from flopwise.launch.steps import Step
 from flopwise.models.config import ModelConfig
 from flopwise.pretrain.ladder import Plan, ladder_steps
 
-INHERITED = ("init", "samples", "teacher", "reward", "judge")
+INHERITED = ("init", "samples", "logits", "pairs", "thumbs", "teacher", "reward", "judge")
 """Roles whose compute went into what is made of them; others are only looked at."""
 
 
@@ -111,7 +111,8 @@ class _Expansion:
     def root(self, name: str, entries: dict[str, RunEntry]) -> str:
         """The base that a run descends from."""
         while name not in self.bases:
-            name = entries[name].roles["init"]
+            roles = entries[name].roles
+            name = roles.get("init") or next(iter(roles.values()))
         return name
 
     def run(self, name: str, entry: RunEntry, seed: int, entries: dict[str, RunEntry]) -> None:

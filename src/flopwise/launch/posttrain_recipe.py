@@ -12,6 +12,7 @@ from flopwise.launch.ladder_sections import LadderSection, Name, RatesSection
 from flopwise.launch.sections import DataSection
 from flopwise.posttrain.settings import METHODS, method
 from flopwise.posttrain.settings.method import Method
+from flopwise.posttrain.settings.tuning import expand_rounds
 
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -135,7 +136,7 @@ class PosttrainRecipe(Section):
             ValueError: an unknown method, role or setting, a role missing, a circle.
         """
         found: dict[str, RunEntry] = {}
-        for name, content in self.runs.items():
+        for name, content in expand_rounds(self.runs).items():
             if name in self.bases:
                 raise ValueError(f"runs.{name} is also a base; give the run another name")
             found[name] = self._entry(name, dict(content))
@@ -192,6 +193,6 @@ class PosttrainRecipe(Section):
             from flopwise.launch.recipe import _explain
 
             raise ValueError(f"runs.{name}: {_explain(e, kind.section)}") from None
-        if lacking := settings.lacks(roles):
+        if lacking := settings.lacks(roles | ({"data": data} if data else {})):
             raise ValueError(f"runs.{name}: {lacking}")
         return RunEntry(method=kind.name, roles=roles, settings=settings.model_dump(), **shared)
