@@ -33,6 +33,7 @@ class Used(Protocol):
     decode_tokens: int
     flops: float
     seconds: float
+    unknown: str | None
 
 
 class Ledger:
@@ -74,7 +75,8 @@ class Ledger:
 
     def used(self, kind: str, model: str, usage: Used) -> None:
         """Enter what a call to an engine cost."""
-        self.post(kind, model, usage.prefill_tokens + usage.decode_tokens, usage.flops, usage.seconds)
+        flops = None if usage.unknown else usage.flops
+        self.post(kind, model, usage.prefill_tokens + usage.decode_tokens, flops, usage.seconds)
 
     def add(self, other: Ledger) -> None:
         """Enter all of another ledger."""
