@@ -31,7 +31,7 @@ Call = Callable[[int], tuple[int, float]]
 
 def make_model(folder: Path, steps: int = 300) -> tuple[Any, Any, list[str]]:
     """Fine-tune and save the demo's shape; returns the model, its tokenizer and prompts it has not seen."""
-    from flopwise.data import countdown
+    from flopwise.data.tasks import countdown
     from flopwise.data.tokenizer import train_bpe
     from flopwise.models import hf
     from flopwise.models.config import ModelConfig
@@ -139,7 +139,7 @@ def run(checkpoint: Path | None = None) -> list[dict[str, Any]]:
     """
     import torch
 
-    from flopwise.data.countdown import generate
+    from flopwise.data.tasks.countdown import generate
     from flopwise.data.tokenizer import Tokenizer
     from flopwise.flops.hardware import keep_freed_memory
     from flopwise.models import hf

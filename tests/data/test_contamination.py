@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from flopwise.data import contamination
-from flopwise.data.countdown import Problem, demonstration, split
+from flopwise.data.tasks import task
+from flopwise.data.tasks.countdown import Problem, demonstration, split
 
+TASK = task("countdown")
 TEST = [Problem((7, 3, 3), 24), Problem((20, 4, 11), 15)]
 
 
@@ -24,7 +26,7 @@ TEST = [Problem((7, 3, 3), 24), Problem((20, 4, 11), 15)]
     ],
 )
 def test_planted_problems_are_found(text):
-    report = contamination.check(["clean", text], TEST)
+    report = contamination.check(["clean", text], TEST, TASK)
     assert report.n_texts == 2 and report.n_hits >= 1
     assert report.examples[0] in text
 
@@ -33,7 +35,7 @@ def test_planted_problems_are_found(text):
     "text", ["7 3 3=25:", "17 3 3=24:", "7 3 3=240", "7 3 4=24", "7*3=21,21+4=25", "7 3 3", ""]
 )
 def test_other_problems_are_not(text):
-    assert contamination.check([text], TEST).n_hits == 0
+    assert contamination.check([text], TEST, TASK).n_hits == 0
 
 
 def test_demonstrations_leak_unless_told_what_to_avoid():
@@ -41,8 +43,8 @@ def test_demonstrations_leak_unless_told_what_to_avoid():
     held_out = {p.key for p in parts["test"]}
     careless = [p.prompt + demonstration(p, 0) for p in parts["demos"]]
     careful = [p.prompt + demonstration(p, 0, held_out) for p in parts["demos"]]
-    assert contamination.check(careless, parts["test"]).n_hits > 0
-    report = contamination.check(careful, parts["test"])
+    assert contamination.check(careless, parts["test"], TASK).n_hits > 0
+    report = contamination.check(careful, parts["test"], TASK)
     assert report.n_hits == 0 and report.n_prompts == 2000 and report.n_worked >= 2000
 
 

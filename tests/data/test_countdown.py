@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flopwise.data import countdown
-from flopwise.data.countdown import Problem, answer, demonstration, generate, split, steps, verify
+from flopwise.data.tasks import countdown
+from flopwise.data.tasks.countdown import Problem, answer, demonstration, generate, split, steps, verify
 from flopwise.errors import FlopwiseError
 
 P = Problem((7, 3, 3), 24)

@@ -10,10 +10,11 @@ import pytest
 
 pytest.importorskip("tokenizers")
 
-from flopwise.data import countdown, prepare
+from flopwise.data import prepare
 from flopwise.data.corpora import Corpus
 from flopwise.data.prepare import PreparedData, run_step
 from flopwise.data.sources import Document
+from flopwise.data.tasks import countdown
 from flopwise.errors import FlopwiseError
 from flopwise.records.store import RunStore
 

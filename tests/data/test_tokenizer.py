@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 pytest.importorskip("tokenizers")
 
-from flopwise.data.countdown import demonstration, generate
+from flopwise.data.tasks.countdown import demonstration, generate
 from flopwise.data.tokenizer import EOS, PAD, Tokenizer, train_bpe
 from flopwise.errors import FlopwiseError
 

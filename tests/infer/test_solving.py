@@ -5,8 +5,8 @@ import pytest
 from tiny_models import make_model
 
 import flopwise as fw
-from flopwise.data import countdown
-from flopwise.data.countdown import Problem
+from flopwise.data.tasks import countdown
+from flopwise.data.tasks.countdown import Problem
 from flopwise.data.tokenizer import train_bpe
 from flopwise.errors import FlopwiseError
 from flopwise.flops.count import generate_flops, prefill_flops, score_flops

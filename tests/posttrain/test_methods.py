@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flopwise.data.countdown import Problem, verify
 from flopwise.data.prepare import PreparedData
+from flopwise.data.tasks.countdown import Problem, verify
 from flopwise.errors import FlopwiseError
 from flopwise.models import hf
 from flopwise.posttrain.bench import steps_for_flops

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from flopwise.data.countdown import Problem, worked_key
 from flopwise.data.dedup import shingle_hashes, shingles
+from flopwise.data.tasks import Task
 
 NGRAM = 13
 """Words in a run that counts as copied (Brown et al., arXiv 2005.14165, appendix C)."""
 N_EXAMPLES = 5
-
-# Spaces, commas or line breaks between the numbers, a final colon or none: other clothes hide nothing.
-_PROMPT = re.compile(
-    r"(?<![0-9])([0-9]{1,3})[\s,;]{1,4}([0-9]{1,3})[\s,;]{1,4}([0-9]{1,3})\s{0,3}=>?\s{0,3}([0-9]{1,4})(?![0-9])",
-    re.ASCII,
-)
-_STEP = r"[0-9]{1,6}[-+*][0-9]{1,6}=[0-9]{1,9}"
-# A look-ahead, so that of three steps in a row both pairs are read.
-_WORKED = re.compile(rf"(?<![0-9])(?=({_STEP},{_STEP})(?![0-9]))", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -40,30 +31,25 @@ class Report:
     examples: tuple[str, ...]
 
 
-def check(train_texts: Iterable[str], held_out: Iterable[Problem]) -> Report:
-    """Look for held-out problems in training texts.
+def check(train_texts: Iterable[str], held_out: Iterable[Any], task: Task[Any]) -> Report:
+    """Look for held-out problems of a task in training texts, as the task knows them (`Task.detector`).
 
-    A hit is a prompt with the numbers of a held-out problem, in any order, and its target; or a worked
-    attempt that uses its numbers and ends at its target, even one marked as a dead end.
-
-    >>> test = [Problem((7, 3, 3), 24)]
-    >>> check(["so 3, 7, 3 = 24", "7 3 3=13:3*7=21,21+3=24?7+3=10,10+3=13!"], test).examples
+    >>> from flopwise.data.tasks import task
+    >>> t = task("countdown")
+    >>> train = ["so 3, 7, 3 = 24", "7 3 3=13:3*7=21,21+3=24?7+3=10,10+3=13!"]
+    >>> check(train, [t.parse("7 3 3 = 24")], t).examples
     ('3, 7, 3 = 24', '3*7=21,21+3=24')
     """
-    forbidden = {p.key for p in held_out}
+    find = task.detector(held_out)
     n_texts = n_prompts = n_worked = 0
     hits: list[str] = []
     for text in train_texts:
         n_texts += 1
-        for match in _PROMPT.finditer(text):
-            n_prompts += 1
-            *numbers, target = map(int, match.groups())
-            if (tuple(sorted(numbers)), target) in forbidden:
-                hits.append(match[0])
-        for match in _WORKED.finditer(text):
-            n_worked += 1
-            if worked_key(match[1]) in forbidden:
-                hits.append(match[1])
+        for passage in find(text):
+            n_prompts += passage.kind == "prompt"
+            n_worked += passage.kind == "worked"
+            if passage.hit:
+                hits.append(passage.text)
     return Report(n_texts, n_prompts, n_worked, len(hits), tuple(hits[:N_EXAMPLES]))
 
 

@@ -1,4 +1,7 @@
-"""The demo's data step: its corpora as any ladder's, the task's disjoint problem sets, a check for leaks."""
+"""The data step of a recipe with a task: corpora as any ladder's, disjoint problem sets, a check for leaks.
+
+Without corpora it is a task alone: its demonstrations, and problems to be solved.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flopwise.data import contamination, corpora, countdown, shards, text
+from flopwise.data import contamination, corpora, shards, text
 from flopwise.data.build import ABOUT_FILE, metrics, write_about
-from flopwise.data.countdown import TASKS, Problem
 from flopwise.data.documents import TextStream
-from flopwise.data.prepared import DEMO_SHARD, Demonstration, PreparedData
+from flopwise.data.prepared import DEMO_SHARD, PreparedData
+from flopwise.data.tasks import Demonstration, Task, task
+from flopwise.data.tokenizer import Tokenizer, train_bpe
 from flopwise.data.vocabulary import Range, Vocabulary
 from flopwise.errors import FlopwiseError
 
@@ -25,7 +29,9 @@ __all__ = ["ABOUT_FILE", "Demonstration", "PreparedData", "make_problems", "run_
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callable[[float], None]) -> None:
     """Prepare everything the spec (`launch.sections.DataSection`) asks for.
 
-    Deterministic given spec, seed and the corpora that could be had; interrupted, it starts over.
+    Without corpora the tokenizer is that of the parent `init`, if there is one, else trained on the
+    demonstrations. Deterministic given spec, seed and the corpora that could be had; interrupted, it starts
+    over.
 
     Raises:
         FlopwiseError: unknown corpus or task, too little text, or a held-out problem stands in training text.
@@ -36,9 +42,12 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     watch = Stopwatch()
     spec = folder.spec
     folder.sweep()
-    if spec["task"] not in TASKS:
-        raise FlopwiseError(f"data.task is {spec['task']!r:.60}, must be one of {', '.join(TASKS)}")
-    loaded, note = corpora.load_with_fallback(spec["corpora"], max_chars=spec["max_chars"])
+    exercise = task(spec["task"])
+    loaded, note = (
+        corpora.load_with_fallback(spec["corpora"], max_chars=spec["max_chars"])
+        if spec["corpora"]
+        else ([], None)
+    )
     progress(0.25)
     parts: list[text.TextPart] = []
     try:
@@ -49,9 +58,9 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
             )
         progress(0.45)
         problems, demos = make_problems(spec, folder.seed)
-        report = _check_contamination((t for part in parts for t in part.texts()), demos, problems)
+        report = _check_contamination((t for part in parts for t in part.texts()), demos, problems, exercise)
         progress(0.55)
-        tokenizer = text.make_tokenizer({"kind": "bpe", "vocab_size": spec["vocab_size"]}, parts)
+        tokenizer = _tokenizer(spec, parts, demos, parents.get("init"))
         tokenizer.save(folder.path)
         progress(0.65)
         ids = Vocabulary((Range("text", tuple(c.name for c in loaded), 0, tokenizer.vocab_size),))
@@ -68,11 +77,9 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
         folder.path / DEMO_SHARD, ids.eos_id, ids.size,
     )  # fmt: skip
     _write_rows(folder.path / "demos.jsonl", (asdict(d) for d in demos))
-    for name in ("rl", "val", "test"):
-        _write_rows(
-            folder.path / f"{name}.jsonl",
-            ({"numbers": p.numbers, "target": p.target} for p in problems[name]),
-        )
+    for name, asked in problems.items():
+        if name != "demos":
+            _write_rows(folder.path / f"{name}.jsonl", map(exercise.to_row, asked))
     write_about(
         folder.path,
         {
@@ -93,39 +100,59 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
         },
         spend=watch.spend(),
         data={
-            "corpus": "+".join(c.name for c in loaded), "tokens_seen": None, "tokens_unique": tokens,
-            "modality": "text",
+            "corpus": "+".join(c.name for c in loaded) or spec["task"], "modality": "text",
+            "tokens_seen": None, "tokens_unique": tokens,
         },
         extra={"note": note, "corpora": entries},
     )  # fmt: skip
 
 
-def make_problems(spec: dict[str, Any], seed: int) -> tuple[dict[str, list[Problem]], list[Demonstration]]:
+def make_problems(spec: dict[str, Any], seed: int) -> tuple[dict[str, list[Any]], list[Demonstration]]:
     """Disjoint problem sets `demos`, `rl`, `val` and `test`, and the demonstrations of the first.
 
-    No demonstration shows a way to a validation or test problem, not even as a dead end.
+    With `slice_problems` in the spec each slice of the task has sets of its own, as `val_rare` and
+    `test_rare`: of a rare slice the other sets hold too few to measure. No demonstration shows a way to a
+    validation or test problem, not even as a dead end.
     """
-    largest, dead_ends = TASKS[spec["task"]]
-    problems = countdown.split(
-        seed, largest=largest, demos=spec["demonstrations"], rl=spec["rl_problems"],
-        val=spec["val_problems"], test=spec["test_problems"],
+    exercise = task(spec["task"])
+    problems = exercise.split(
+        seed, demos=spec["demonstrations"], rl=spec["rl_problems"], val=spec["val_problems"],
+        test=spec["test_problems"],
     )  # fmt: skip
-    held_out = {p.key for p in problems["val"] + problems["test"]}
-    demos = [
-        Demonstration(p.prompt, countdown.demonstration(p, seed, held_out, dead_ends))
-        for p in problems["demos"]
-    ]
+    if size := spec.get("slice_problems"):
+        taken = {p.key for part in problems.values() for p in part}
+        for name in exercise.slices:
+            more = exercise.generate(2 * size, seed, taken, slice=name)
+            problems |= {f"val_{name}": more[:size], f"test_{name}": more[size:]}
+    held_out = {p.key for p in _held_out(problems)}
+    demos = [Demonstration(p.prompt, exercise.demonstration(p, seed, held_out)) for p in problems["demos"]]
     return problems, demos
 
 
+def _held_out(problems: dict[str, list[Any]]) -> list[Any]:
+    """All validation and test problems."""
+    return [p for name, part in problems.items() if name not in ("demos", "rl") for p in part]
+
+
+def _tokenizer(
+    spec: dict[str, Any], parts: list[text.TextPart], demos: list[Demonstration], init: RunFolder | None
+) -> Tokenizer:
+    """Trained on the corpora; without any, that of the model which training starts from, else of the task."""
+    if parts:
+        return text.make_tokenizer({"kind": "bpe", "vocab_size": spec["vocab_size"]}, parts)
+    if init is not None:
+        return Tokenizer.load(init.path / "model")
+    return train_bpe((d.prompt + d.completion for d in demos), spec["vocab_size"])
+
+
 def _check_contamination(
-    texts: Iterable[str], demos: list[Demonstration], problems: dict[str, list[Problem]]
+    texts: Iterable[str], demos: list[Demonstration], problems: dict[str, list[Any]], exercise: Task[Any]
 ) -> contamination.Report:
     def everything() -> Iterator[str]:
         yield from (d.prompt + d.completion for d in demos)
         yield from texts
 
-    report = contamination.check(everything(), problems["val"] + problems["test"])
+    report = contamination.check(everything(), _held_out(problems), exercise)
     if report.n_hits:
         raise FlopwiseError(
             f"data: {report.n_hits} passages of training text give held-out problems away, first "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flopwise.data.build import ABOUT_FILE
-from flopwise.data.countdown import Problem
 from flopwise.data.mixture import Mixture
 from flopwise.data.shards import Shards
+from flopwise.data.tasks import Demonstration, Task, task
 from flopwise.data.tokenizer import Tokenizer
 from flopwise.errors import FlopwiseError
 
@@ -23,20 +22,12 @@ if TYPE_CHECKING:
 DEMO_SHARD = "demonstrations"
 
 
-@dataclass(frozen=True)
-class Demonstration:
-    """A prompt with its worked solution."""
-
-    prompt: str
-    completion: str
-
-
 class PreparedData:
     """What a data step (`data.build`, `data.prepare`) or `flopwise prepare` left in a folder.
 
     Attributes:
         corpora: names of the sources, in their order.
-        task: the verifiable task, where there is one.
+        task: name of the verifiable task, where there is one.
         about: content of about.json; `about["corpora"]` has an entry per source (`docs/data.md`).
         vocab_size: rows that an embedding table needs.
         eos_id, pad_id: ids that end a document and fill up rows.
@@ -60,7 +51,7 @@ class PreparedData:
     def tokenizer(self) -> Any:
         """The `data.tokenizer.Tokenizer` of the text; None where there is no text (hence the loose type: most
         callers know that there is)."""
-        return Tokenizer.load(self.path) if self.of_modality("text") else None
+        return Tokenizer.load(self.path) if self.of_modality("text") or self.task else None
 
     def of_modality(self, kind: str) -> list[str]:
         """Names of the sources of a modality."""
@@ -137,9 +128,20 @@ class PreparedData:
         """The fixed set of worked solutions."""
         return [Demonstration(row["prompt"], row["completion"]) for row in self._rows("demos")]
 
-    def problems(self, name: str) -> list[Problem]:
-        """Problems of the set `rl`, `val` or `test`."""
-        return [Problem(tuple(row["numbers"]), row["target"]) for row in self._rows(name)]
+    def open_task(self) -> Task[Any]:
+        """The verifiable task itself.
+
+        Raises:
+            FlopwiseError: the data were prepared without one, or with one that this version has not.
+        """
+        if self.task is None:
+            raise FlopwiseError(f"{self.path} was prepared without a task; give data.task in its recipe")
+        return task(self.task)
+
+    def problems(self, name: str) -> list[Any]:
+        """Problems of the set `rl`, `val` or `test`, or of one slice, as `test_rare`."""
+        rows = self._rows(name)
+        return [self.open_task().from_row(row) for row in rows]
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
         if name not in (sets := self.about.get("problems", {})):

@@ -13,8 +13,8 @@ import numpy as np
 from flopwise.infer.estimators import best_of_k, majority_at_k, mean_interval, pass_at_k
 
 if TYPE_CHECKING:
-    from flopwise.data.countdown import Problem
     from flopwise.data.prepare import PreparedData
+    from flopwise.data.tasks import Problem, Task
     from flopwise.infer.engine import Usage
     from flopwise.models.transformer import Transformer
     from flopwise.records.folder import RunFolder
@@ -40,6 +40,7 @@ class Judged:
     problems: list[Problem]
     texts: list[str]
     """P * n completions, problem by problem."""
+    task: Task[Any]
     answers: list[list[str | None]]
     """[P][n]; None where a completion gives no answer."""
     greedy: np.ndarray
@@ -109,11 +110,11 @@ def sample_and_judge(
     progress: Callable[[float], None],
 ) -> Judged:  # fmt: skip
     """A greedy answer and n samples of each problem of the spec: verified, scored where there is a scorer."""
-    from flopwise.data import countdown
     from flopwise.flops.count import prefill_flops
     from flopwise.infer.local import LocalEngine
     from flopwise.posttrain.bench import verify_all
 
+    task = data.open_task()
     problems, n = data.problems(spec["split"])[: spec["problems"]], spec["n"]
     shape = (len(problems), n)
     engine = LocalEngine(model)
@@ -134,8 +135,8 @@ def sample_and_judge(
         rewards = flat.reshape(shape)
         progress(0.95)
     return Judged(
-        problems=problems, texts=texts,
-        answers=[[countdown.answer(t) for t in texts[i * n : (i + 1) * n]] for i in range(len(problems))],
+        problems=problems, texts=texts, task=task,
+        answers=[[task.answer(t) for t in texts[i * n : (i + 1) * n]] for i in range(len(problems))],
         greedy=np.array(verify_all(data, problems, greedy)),
         correct=np.array(verify_all(data, problems, samples)).reshape(shape),
         logprob=samples.logprobs.sum(axis=1).reshape(shape), lengths=samples.lengths.reshape(shape),
@@ -182,7 +183,6 @@ def write_samples(folder: RunFolder, judged: Judged, by_problem: dict[str, np.nd
 
 def write_findings(folder: RunFolder, judged: Judged, points: dict[str, list[dict[str, Any]]]) -> None:
     """The curves, the forecast of coverage beside what was measured, and examples with their steps."""
-    from flopwise.data import countdown
     from flopwise.laws.coverage import forecast
     from flopwise.records.folder import atomic_write
 
@@ -197,7 +197,7 @@ def write_findings(folder: RunFolder, judged: Judged, points: dict[str, list[dic
     examples = [
         {
             "prompt": problem.prompt, "completion": text, "correct": bool(right),
-            "steps": [vars(s) for s in countdown.steps(text, problem)],
+            "steps": [vars(s) for s in judged.task.steps(text, problem)],
         }
         for problem, text, right in shown[: spec["shown_problems"]]
     ]  # fmt: skip

@@ -7,14 +7,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from flopwise.data import corpora, countdown
+from flopwise.data import corpora, tasks
 from flopwise.launch.basics import Count, Rung, Section, Share, one_of
 from flopwise.launch.ladder_sections import HeldOut, LadderSection
 
 Corpus = Annotated[str, one_of(corpora.NAMES)]
-Task = Annotated[str, one_of(countdown.TASKS)]
+
+
+def _known_task(name: str) -> str:
+    if not tasks.is_task(name):
+        raise ValueError(f"must be one of {', '.join(tasks.TASKS)}")
+    return name
+
+
+Task = Annotated[str, AfterValidator(_known_task)]
 
 
 class DataSection(Section):

@@ -234,11 +234,10 @@ def sample(
 
 def verify_all(data: PreparedData, problems: list[Any], samples: SampleBatch) -> list[bool]:
     """Whether each sample is right, by the task's exact verifier. A sample cut before its end is wrong."""
-    from flopwise.data.countdown import verify
-
+    task = data.open_task()
     texts = data.tokenizer.decode_batch(completion_ids(samples, strip_stop=True))
     return [
-        bool(done) and verify(problems[i], text)
+        bool(done) and task.verify(problems[i], text)
         for i, text, done in zip(samples.prompt_index, texts, samples.finished, strict=True)
     ]
 

@@ -15,19 +15,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache, cached_property
 
+from flopwise.data.tasks.base import MAX_CHARS, Step
 from flopwise.errors import FlopwiseError
 
 LARGEST_NUMBER, LARGEST_TARGET = 20, 100
 DEAD_ENDS = (0.8, 0.15, 0.05)
 """Chances of 0, 1 and 2 dead ends in a demonstration."""
-TASKS: dict[str, tuple[int, tuple[float, ...]]] = {
-    "countdown": (LARGEST_NUMBER, DEAD_ENDS),
-    "countdown-small": (9, (1.0,)),
-}
-"""Largest number and chances of 0, 1, ... dead ends. The small one is for tests and short runs: a model of
-60,000 parameters solves some of it after seconds."""
-MAX_CHARS = 4096
-"""A longer completion is no answer: nothing a person or model sends may cost more than a bounded time."""
 
 _VALUE = "(0|[1-9][0-9]{0,5})"
 _STEP = re.compile(rf"{_VALUE}([-+*]){_VALUE}=(0|[1-9][0-9]{{0,8}})")
@@ -92,15 +85,6 @@ class Problem:
     def n_solutions(self) -> int:
         """Distinct ways to the target (`canonical`): the fewer, the harder; 0 if it cannot be reached."""
         return len({canonical(text) for text in self.solutions})
-
-
-@dataclass(frozen=True)
-class Step:
-    """One written step, whether it holds, and a remark: why it does not, or that it ends a dead end."""
-
-    text: str
-    ok: bool
-    why: str = ""
 
 
 @cache
