@@ -1,7 +1,7 @@
 """Best-of-n as a teacher: the highest-scored of n samples of each problem, kept as data to learn from.
 
-A model tuned on its own best-of-n answers like best-of-n at the price of one sample; repeated, each round starts
-from the last one's model (as BOND, Sessa et al., arXiv 2407.14622, which also weighs a backward KL).
+A model tuned on its own best-of-n answers like best-of-n at the price of one sample; repeated, each round
+starts from the last one's model (as BOND, Sessa et al., arXiv 2407.14622, which also weighs a backward KL).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Distillation from distributions: a teacher's cached log-probabilities, or its word on the student's own samples.
+"""Distillation from distributions: a teacher's cached ones, or its word on the student's own samples.
 
 Sequences of a teacher are distilled by `posttrain.rejection` (methods verified-samples, distill-sequences).
 """

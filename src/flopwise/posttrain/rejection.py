@@ -91,7 +91,7 @@ def pool(bench: Bench) -> list[Any]:
 def sample_blocks(
     bench: Bench, problems: list[Any], ledger: Ledger, model_id: str, progress: Progress
 ) -> Iterator[tuple[list[Any], SampleBatch]]:
-    """The spec's n samples of each problem, block by block, each with a seed of its own; posted as `model_id`'s."""
+    """The spec's n samples of each problem by blocks, each with a seed of its own; posted as `model_id`'s."""
     spec = bench.spec
     for start in range(0, len(problems), BLOCK):
         part = problems[start : start + BLOCK]

@@ -1,8 +1,8 @@
 """A teacher's distributions, written once and read by many students: top-k log-probabilities on disk.
 
 One file in the safetensors layout, memory-mapped and checked by its SHA-256: the token ids of every sequence,
-their weights in the loss, and for each token that has one the teacher's k likeliest tokens, their log-probabilities, and the log of
-the mass of all others. `about.json` says what made it.
+their weights in the loss, and for each token that has one the teacher's k likeliest tokens, their
+log-probabilities, and the log of the mass of all others. `logits.json` says what made it.
 """
 
 from __future__ import annotations
@@ -224,8 +224,8 @@ class Writer:
 
 
 def _places(completions: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Where each sequence's learned tokens begin, given the lengths of all completions and the weights of their
-    tokens one after the other: [sequences + 1]."""
+    """Where each sequence's learned tokens begin [sequences + 1], given the lengths of all completions and the
+    weights of their tokens, one after the other."""
     learned = np.concatenate([[0], np.cumsum(weights != 0)])
     out: np.ndarray = learned[np.concatenate([[0], np.cumsum(completions)])]
     return out

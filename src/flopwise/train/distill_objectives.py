@@ -1,7 +1,7 @@
-"""Learning from another model's distributions: forward and reverse KL and what lies between, with temperature.
+"""Learning from another model's distributions: forward KL, reverse KL and what lies between.
 
-All of them compare two distributions over the teacher's k likeliest tokens and one bucket for all others. With
-k the whole vocabulary that is the divergence itself; with fewer it is a lower bound of it (the log-sum
+All of them compare two distributions over the teacher's k likeliest tokens and one bucket for all others.
+With k the whole vocabulary that is the divergence itself; with fewer it is a lower bound of it (the log-sum
 inequality), so a student that matches the k and the rest's total mass has nothing left to learn from it.
 """
 
@@ -18,8 +18,8 @@ from flopwise.models.transformer import Transformer
 from flopwise.train.objectives import Batch, Objective
 
 IDS, LOGPROBS, REST = "teacher_ids", "teacher_logprobs", "teacher_rest"
-"""Names in `Batch.extra`: the teacher's likeliest tokens [B, T, k] int64, their log-probabilities [B, T, k], and
-the log of all other tokens' mass [B, T], at the temperature of the objective."""
+"""Names in `Batch.extra`: the teacher's likeliest tokens [B, T, k] int64, their log-probabilities [B, T, k],
+and the log of all other tokens' mass [B, T], at the temperature of the objective."""
 
 LEAST = -30.0
 """Log-probabilities are held above this (1e-13): a mass of exactly 0 would make a divergence infinite."""
@@ -47,8 +47,8 @@ def divergence(student: Tensor, teacher: Tensor, beta: float = 0.0) -> Tensor:
     `beta` 0 is the forward KL(teacher || student), which makes the student cover all that the teacher does
     (Hinton et al., arXiv 1503.02531); 1 the reverse KL(student || teacher), which lets it keep to what it can
     do (Gu et al., MiniLLM, arXiv 2306.08543); between them lies the generalised Jensen-Shannon divergence
-    beta KL(teacher || m) + (1 - beta) KL(student || m), m = beta teacher + (1 - beta) student (Agarwal et al.,
-    GKD, arXiv 2306.13649, section 2).
+    beta KL(teacher || m) + (1 - beta) KL(student || m), m = beta teacher + (1 - beta) student (Agarwal et
+    al., GKD, arXiv 2306.13649, section 2).
     """
     if beta == 0:
         return (teacher.exp() * (teacher - student)).sum(-1)

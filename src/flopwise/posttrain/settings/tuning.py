@@ -83,7 +83,7 @@ class OnPolicySection(DivergenceSection):
 
 
 def expand_rounds(runs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Runs of method `rejection` that say `rounds: k` as the k rounds of sampling and fine-tuning they stand for.
+    """Runs of method `rejection` that say `rounds: k`, as the k rounds of sampling and tuning they stand for.
 
     `raft: {rounds: 2, init: sft, problems: 2000, ..., steps: 400}` becomes raft-1-samples, raft-1,
     raft-2-samples and raft, each round on other problems; with `by` the samples are best-of-n. A run that
