@@ -224,8 +224,8 @@ class Writer:
 
 
 def _places(completions: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Where each sequence's learned tokens begin [sequences + 1], given the lengths of all completions and the
-    weights of their tokens, one after the other."""
+    """Where each sequence's learned tokens begin [sequences + 1], given the lengths of all completions and
+    the weights of their tokens, one after the other."""
     learned = np.concatenate([[0], np.cumsum(weights != 0)])
     out: np.ndarray = learned[np.concatenate([[0], np.cumsum(completions)])]
     return out
