@@ -17,6 +17,7 @@ from flopwise.models.transformer import Transformer
 from flopwise.train.loop import Counters, train, update_flops
 from flopwise.train.objectives import Batch, Objective, cross_entropy, token_logprobs
 from flopwise.train.optim import Optimiser, Rates
+from flopwise.train.parallel import Steps
 from flopwise.train.schedule import Linear
 
 if TYPE_CHECKING:
@@ -105,21 +106,28 @@ class Bench:
 
     def fit(
         self, next_batch: Callable[[int], Batch | None], steps: int, progress: Progress,
-        objective: Objective = cross_entropy, log_every: int = 20,
+        objective: Objective = cross_entropy, log_every: int = 20, *, checkpoint_between: int = 1,
+        also: Callable[[Optimiser], Steps] | None = None, stop: Callable[[], bool] | None = None,
     ) -> Counters:  # fmt: skip
         """Train with the spec's rates: linear decay after a short warm-up.
 
         `keep: best` ends with the weights of the best validation, and with `patience: k` training ends after
         k validations in a row that were no better than the best before: early stopping on the true metric.
+
+        Args:
+            checkpoint_between: steps that belong together, see `train`.
+            also: makes of the model's optimiser one that moves more than the model.
+            stop: where it says so, training ends with a last validation.
         """
         rates = Rates(**self.spec["rates"]).scaled(self.spec["rate_factor"])
         optimiser = Optimiser(self.model, rates)
         schedule = Linear(self.spec.get("warmup_steps", 10), steps, self.spec.get("final_rate", 0.0))
         counters = train(
-            self.model, optimiser, next_batch, objective, schedule, self.folder,
+            self.model, also(optimiser) if also else optimiser, next_batch, objective, schedule, self.folder,
             first_step=0, last_step=steps, progress=lambda f: progress(0.97 * f),
-            evaluate=self._judge, evaluate_at=self.eval_steps(steps), log_every=log_every,
-            stop=self._out_of_patience if self.spec.get("patience") else None,
+            evaluate=self._judge, evaluate_at=_Moments(self.eval_steps(steps), stop), log_every=log_every,
+            stop=lambda: self._out_of_patience() or (stop is not None and stop()),
+            checkpoint_between=checkpoint_between,
         )  # fmt: skip
         best = self.folder.path / BEST_FILE
         if self.spec.get("keep") == "best" and best.exists():
@@ -145,6 +153,8 @@ class Bench:
 
     def _out_of_patience(self) -> bool:
         """Whether the last `patience` validations all failed to beat what came before."""
+        if not self.spec.get("patience"):
+            return False
         seen = [r["val_accuracy"] for r in self.folder.curve("val_accuracy")]
         best = seen.index(max(seen)) if seen else 0
         return bool(seen) and len(seen) - 1 - best >= int(self.spec["patience"])
@@ -179,6 +189,17 @@ class Bench:
     @property
     def _keeps_best(self) -> bool:
         return self.spec.get("keep") == "best"
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Steps at which a validation is taken: planned ones, and that at which training is to stop."""
+
+    planned: set[int]
+    stop: Callable[[], bool] | None
+
+    def __contains__(self, step: object) -> bool:
+        return step in self.planned or (self.stop is not None and self.stop())
 
 
 def load_model(run: RunFolder) -> Transformer:
