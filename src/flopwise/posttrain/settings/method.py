@@ -16,7 +16,7 @@ class Settings(Section):
     """The settings of any method."""
 
     def lacks(self, roles: dict[str, str]) -> str | None:
-        """What is missing, given the runs it reads by role; None where all is there."""
+        """What is missing, given the runs it reads by role (a dataset as `data`); None where all is there."""
         return None
 
 
@@ -58,7 +58,8 @@ class Method:
         section: its settings, with their limits.
         run: "module:function" of its step.
         roles: other runs it reads, by role: True where it cannot do without. A role that ends in `*` takes
-            several. The spend of `init`, `samples`, `teacher`, `reward`, `judge` is inherited.
+            several. The spend of `init`, `samples`, `pairs`, `thumbs`, `teacher`, `reward`, `judge` is
+            inherited.
         makes: a policy answers problems and is sampled on held-out ones; a scorer or data are not.
         about: one line, with the source.
     """
