@@ -149,7 +149,7 @@ def make(root: Path, derivatives: int, seed: int = 0) -> Path:
         skill = maker.skill[init] + float(rng.normal(0.25, 0.4))
         judged = (1 / (1 + np.exp(maker.hard - skill))).mean()
         metrics = {"val_accuracy": Metric(value=float(min(1.0, judged)), se=0.02, n=500)}
-        flops = 2.0 * float((maker.records[init].model or {})["n_params_total"]) * 2e6
+        flops = 6.0 * float((maker.records[init].model or {})["n_params_total"]) * 5e4
         run = maker.run(
             f"{method}-{i}", kind, method, maker.spend(flops, shares, init), roles,
             {} if kind == "reward" else metrics, model=maker.records[init].model,
