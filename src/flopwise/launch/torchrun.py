@@ -145,8 +145,13 @@ def _agent(parent: str, address: str, count: str, threads: str, task: str) -> No
         ])  # fmt: skip
     except ChildFailedError as e:
         with Client(address, family="AF_UNIX") as connection:
-            # A rank that lost its partner fails too: the one ended from outside comes first.
-            rank, failure = min(e.failures.items(), key=lambda item: item[1].exitcode)
+            # A rank that lost its partner fails too, and torchrun ends (SIGTERM) those that are left: first
+            # comes one that was ended otherwise, then one that failed by itself.
+            def cause(item: tuple[int, Any]) -> tuple[bool, int]:
+                code = item[1].exitcode
+                return code == -signal.SIGTERM, code
+
+            rank, failure = min(e.failures.items(), key=cause)
             _tell(connection, what="died", rank=rank, code=failure.exitcode)
         sys.exit(1)
 
@@ -182,7 +187,9 @@ def _rank(address: str, threads: str, task_text: str) -> None:
             _tell(connection, what="broken", rank=rank, text=one_line(f"{type(e).__name__}: {e}", 400))
         else:
             _leave()
-            return
+            # Nothing is left to do. Python's own way out would take apart what threads of the process group
+            # may still hold, and a crash there would have torchrun end a rank that still writes its record.
+            os._exit(0)
         # At once: the others wait for this one, and torchrun ends them when it sees it gone.
         os._exit(1)
 
