@@ -405,6 +405,22 @@ class LocalEngine:
         )
         return out, flops
 
+    @torch.inference_mode()
+    def rewards_at(
+        self, sequences: Sequence[Sequence[int]], places: Sequence[Sequence[int]]
+    ) -> tuple[list[np.ndarray], float]:
+        """A scorer's values at some places of each sequence, from one pass over it, and the FLOPs it took."""
+        out: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
+        for ids, rows in self._padded(sequences):
+            scores = self.model.head(self.model.hidden(ids)).squeeze(-1)
+            for row, i in enumerate(rows):
+                out[i] = scores[row, list(places[i])].numpy().copy()
+        sizes, counts = np.unique([len(s) for s in sequences], return_counts=True)
+        flops = (
+            score_flops(self.cfg, int(n), int(c), head=1).total for n, c in zip(sizes, counts, strict=True)
+        )
+        return out, sum(flops)
+
     def _padded(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, np.ndarray]]:
         """Right-padded batches of sequences of like length, with their places in `sequences`.
 

@@ -119,15 +119,16 @@ def cluster_error(values: np.ndarray, groups: np.ndarray) -> float | None:
 def describe(
     scores: np.ndarray, right: np.ndarray, groups: np.ndarray
 ) -> tuple[dict[str, Metric], dict[str, Any]]:
-    """Metrics and the record's `calibration` of held-out scores [N], verdicts [N] bool, problems [N].
+    """Metrics and the record's `calibration` of held-out scores [N], verdicts [N], problems [N].
 
-    `temperature` is what the scores should be divided by; what is said of the scaled scores is cross-fitted,
-    so that no answer's temperature was fitted to itself.
+    Verdicts are true or false, or shares; a share counts as right above a half. `temperature` is what the
+    scores should be divided by; what is said of the scaled scores is cross-fitted, so that no answer's
+    temperature was fitted to itself.
     """
     from flopwise.records.record import Metric
 
-    scores = np.asarray(scores, dtype=float)
-    hits = (scores > 0) == right
+    scores, right = np.asarray(scores, dtype=float), np.asarray(right, dtype=float)
+    hits = (scores > 0) == (right > 0.5)
     better = scaled(scores, right, groups)
     table, table_scaled = reliability(scores, right), reliability(better, right)
     squares = (_chance(scores) - right) ** 2
@@ -136,9 +137,8 @@ def describe(
         "brier": Metric(value=brier(scores, right), se=cluster_error(squares, groups), n=len(hits)),
         "calibration_error": Metric(value=expected_error(table), se=None, n=len(hits)),
     }
-    share = float(np.mean(right))
     calibration = {
-        "share_right": share, "brier_of_the_share": share * (1 - share), "reliability": table,
+        "share_right": float(right.mean()), "brier_of_the_share": float(right.var()), "reliability": table,
         "error_by_chance": error_by_chance(scores), "log_loss": log_loss(scores, right),
         "temperature": temperature(scores, right),
         "scaled": {

@@ -6,15 +6,19 @@ that starts from the model's own trunk. At test time it needs no verifier, which
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from flopwise.errors import FlopwiseError
+from flopwise.posttrain import calibration
 from flopwise.posttrain.bench import Bench, Progress, completion_ids, sample, verify_all
+from flopwise.posttrain.calibration import auc
 from flopwise.posttrain.examples import Example
 from flopwise.train.objectives import Batch, outcome_reward
+
+__all__ = ["auc", "collate_outcomes", "run_step", "scorer_from", "training_problems"]
 
 if TYPE_CHECKING:
     from flopwise.models.transformer import Transformer
@@ -45,31 +49,30 @@ def collate_outcomes(examples: list[Example], labels: np.ndarray, pad_id: int) -
     )
 
 
-def auc(scores: np.ndarray, right: np.ndarray) -> float:
-    """Chance that a right sample scores above a wrong one, ties half; NaN where there are none of a kind.
+def training_problems(bench: Bench, count: int) -> list[Any]:
+    """So many training problems from the spec's `first_problem` on.
 
-    >>> auc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, True, False, True]))
-    0.875
+    Raises:
+        FlopwiseError: there are fewer.
     """
-    a, b = scores[right], scores[~right]
-    if not len(a) or not len(b):
-        return float("nan")
-    return float((a[:, None] > b).mean() + (a[:, None] == b).mean() / 2)
+    pool, first = bench.data.problems("rl"), bench.spec.get("first_problem", 0)
+    if first + count > len(pool):
+        raise FlopwiseError(
+            f"reward: problems {first} to {first + count} are asked for, there are {len(pool)} to train on; "
+            "lower problems or test_problems, or raise data.rl_problems"
+        )
+    return pool[first : first + count]
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) -> None:
-    """Sample from `init` on training problems, label, train the scorer, test it within held-out problems.
-
-    The area under the curve is taken within problems: pooled over problems it mostly measures which
-    problems are easy, which is no help in choosing among the samples of one.
-    """
-    from flopwise.records.record import Metric
-
+    """Sample from `init` on training problems, label, train the scorer, test it within held-out problems."""
     bench = Bench.open(folder, parents)
     spec, data, policy = bench.spec, bench.data, bench.model
-    n = spec["n"]
-    problems = data.problems("rl")[: spec["problems"] + spec["test_problems"]]
-    samples = sample(policy, data, problems, n, folder.seed * 1_000_003 + 5, spec["temperature"])
+    problems = training_problems(bench, spec["problems"] + spec["test_problems"])
+    samples = sample(
+        policy, data, problems, spec["n"], folder.seed * 1_000_003 + 5, spec["temperature"],
+        spec.get("max_tokens", 64),
+    )  # fmt: skip
     right = np.array(verify_all(data, problems, samples))
     prompts = data.tokenizer.encode_batch([p.prompt for p in problems])
     completions = completion_ids(samples)
@@ -102,15 +105,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
         batch = collate_outcomes([examples[i] for i in test], right[test], pad)
         hidden = bench.model.hidden(batch.ids)
         scores = bench.model.head(hidden[torch.arange(len(test)), batch.last]).squeeze(-1).numpy()
-    by_problem = samples.prompt_index[test]
-    within = np.array(
-        [auc(scores[by_problem == p], right[test][by_problem == p]) for p in np.unique(by_problem)]
-    )
-    within = within[~np.isnan(within)]
-    metrics = {
-        "auc_within": Metric(
-            value=float(within.mean()), se=float(within.std(ddof=1) / len(within) ** 0.5), n=len(within)
-        ),
-        "auc_pooled": Metric(value=auc(scores, right[test]), se=None, n=len(test)),
-    }
-    bench.finish(counters, metrics, None, {"positives": float(right[training].mean())})
+    judged = scores, right[test], samples.prompt_index[test]
+    metrics, calibrated = calibration.describe(*judged)
+    extra = {"positives": float(right[training].mean()), "calibration": calibrated}
+    bench.finish(counters, calibration.within(*judged) | metrics, None, extra)

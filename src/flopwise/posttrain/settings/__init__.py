@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 
 from flopwise.errors import FlopwiseError
-from flopwise.posttrain.settings import preference, tuning
+from flopwise.posttrain.settings import preference, rewards, synthetic, tuning
 from flopwise.posttrain.settings.method import Method
 
-FAMILIES = (tuning, preference)
+FAMILIES = (tuning, preference, rewards, synthetic)
 
 METHODS: dict[str, Method] = {m.name: m for family in FAMILIES for m in family.METHODS}
 
