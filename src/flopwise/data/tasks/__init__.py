@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from flopwise.data.tasks import searches
+from flopwise.data.tasks import searches, spoken, stories
 from flopwise.data.tasks.base import SHOTS, STYLES, Demonstration, Item, Passage, Problem, Step, Task
+from flopwise.data.tasks.chain import Chain
+from flopwise.data.tasks.worked import Bases, Multiplication, Sorting
 from flopwise.errors import FlopwiseError, one_line
 
 __all__ = [
@@ -13,7 +15,10 @@ __all__ = [
     "is_task", "task",
 ]  # fmt: skip
 
-TASKS: dict[str, Task[Any]] = {t.name: t for t in (*searches.TASKS,)}
+TASKS: dict[str, Task[Any]] = {
+    t.name: t
+    for t in (*searches.TASKS, Chain(), Multiplication(), Sorting(), Bases(), *spoken.TASKS, *stories.TASKS)
+}
 
 
 def task(name: str) -> Task[Any]:

@@ -23,6 +23,9 @@ MAX_CHARS = 4096
 SHOTS = 4
 """Worked problems before the question in the style few_shot, unless another number is asked for."""
 
+PATIENCE = 5000
+"""Draws in a row without a new problem, after which there are none."""
+
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
@@ -280,25 +283,25 @@ def from_pool(name: str, pool: Sequence[T], n: int, rng: random.Random) -> list[
     return rng.sample(pool, n)
 
 
-def distinct(
-    name: str, draw: Callable[[], P], n: int, exclude: Collection[Hashable], wanted: Callable[[P], bool]
-) -> list[P]:
-    """Draw until there are n problems of different keys that are `wanted` and not in `exclude`.
+def distinct(name: str, draw: Callable[[], P], n: int, exclude: Collection[Hashable]) -> list[P]:
+    """Draw until there are n problems of different keys, none in `exclude`.
 
     Raises:
-        FlopwiseError: so many were not found in a bounded number of draws, so there are hardly any more.
+        FlopwiseError: thousands of draws in a row brought nothing new, so there is hardly any more.
     """
     if n < 0:
         raise FlopwiseError(f"{name}: {n:,} problems asked for, must be 0 or more")
     seen = set(exclude)
     found: list[P] = []
-    for _ in range(10_000 + 50 * n):
-        if len(found) == n:
-            return found
+    misses = 0
+    while len(found) < n:
         problem = draw()
-        if problem.key not in seen and wanted(problem):
+        if problem.key not in seen:
             seen.add(problem.key)
             found.append(problem)
-    raise FlopwiseError(
-        f"{name}: {n:,} problems asked for, hardly more than {len(found):,} exist; ask for fewer"
-    )
+            misses = 0
+        elif (misses := misses + 1) > PATIENCE:
+            raise FlopwiseError(
+                f"{name}: {n:,} problems asked for, hardly more than {len(found):,} exist; ask for fewer"
+            )
+    return found
