@@ -43,7 +43,7 @@ class _Expansion:
         parents = {"init": self.imported(next(iter(recipe.bases)))} if first.model else {}
         self.steps.append(
             Step(
-                name="data", kind="data", method=d.task, seed=recipe.seed, spec=d.model_dump(),
+                name="data", kind="data", method=d.task, seed=recipe.seed, spec=d.model_dump(exclude_none=True),
                 parents=parents, seconds=3 + len(d.corpora) * d.max_chars / 4e6 * 5,
                 run="flopwise.data.prepare:run_step",
             )

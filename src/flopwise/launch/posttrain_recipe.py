@@ -21,6 +21,8 @@ class PosttrainData(DataSection):
     """The task and, where the base is pretrained here, what it reads."""
 
     corpora: list[str] = Field(default=[])
+    slice_problems: Count | None = None
+    """Validation and as many test problems of each slice of the task; None: no more than chance gives."""
 
 
 class DatasetSection(Section):
