@@ -28,3 +28,28 @@ def make_bench(data: PreparedData, tmp_path: Path) -> Any:
         return Bench(RunStore(tmp_path).prepare("rl", "m", spec, {}, 3, "b"), data, model)
 
     return make
+
+
+@pytest.fixture
+def make_rollouts(make_bench: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """make_rollouts(right, **spec): roll-outs in which answer i to problem p is right where right(p, i)."""
+    import numpy as np
+
+    from flopwise.posttrain.rl import settings_of
+    from flopwise.posttrain.rl_rewards import Rewards
+    from flopwise.posttrain.rollouts import Rollouts
+
+    plain = {"steps": 10, "problems_per_step": 6, "group_size": 4, "max_tokens": 12}
+
+    def make(right: Any, *, method: str = "grpo", **spec: Any) -> Rollouts:
+        def verify(self: Bench, problems: Any, samples: Any) -> Any:
+            pairs = zip(samples.prompt_index, samples.sample_index, strict=True)
+            return np.array([bool(right(p, i)) for p, i in pairs])
+
+        monkeypatch.setattr(Bench, "verify", verify)
+        bench = make_bench(**plain | spec)
+        bench.folder.method = method
+        settings = settings_of(bench.spec)
+        return Rollouts(bench, settings, Rewards(settings, bench, {}))
+
+    return make

@@ -14,7 +14,6 @@ from flopwise.train.objectives import (  # noqa: E402
     Batch,
     cross_entropy,
     outcome_reward,
-    policy_gradient,
     token_logprobs,
 )
 
@@ -68,53 +67,6 @@ def test_logprobs_are_zero_where_nothing_is_learned(model):
     batch = make_batch(True)
     logprobs = token_logprobs(model, batch)
     assert not logprobs[batch.weights == 0].any() and (logprobs[batch.weights == 1] < 0).all()
-
-
-def on_policy(model: Transformer) -> Batch:
-    batch = make_batch(True)
-    with torch.no_grad():
-        batch.old_logprobs = token_logprobs(model, batch)
-    batch.advantages = batch.weights * torch.tensor([1.0, -0.5, 2.0])[:, None]
-    return batch
-
-
-def test_policy_gradient_on_policy_is_reinforce(model):
-    batch = on_policy(model)
-    loss, logs = policy_gradient()(model, batch)
-    # At ratio 1 the gradient is that of -A log p, averaged over all tokens of the batch.
-    reinforce = -(batch.advantages * token_logprobs(model, batch)).sum() / batch.weights.sum()
-    assert same(gradients(model, loss), gradients(model, reinforce))
-    assert logs["approx_kl"] == pytest.approx(0.0, abs=1e-6)
-
-
-def test_policy_gradient_off_policy_by_hand(model):
-    batch = on_policy(model)
-    shift = torch.empty(3, 9).uniform_(-0.6, 0.6, generator=torch.Generator().manual_seed(3))
-    batch.old_logprobs = (batch.old_logprobs + shift) * batch.weights
-    low, high = 0.2, 0.28
-    loss, logs = policy_gradient(low, high)(model, batch)
-    want = torch.zeros(())
-    logprobs = token_logprobs(model, batch)
-    n, kl = int(batch.weights.sum()), 0.0
-    for row, column in batch.weights.nonzero().tolist():
-        advantage = batch.advantages[row, column].item()
-        ratio = (logprobs[row, column] - batch.old_logprobs[row, column]).exp()
-        kl -= ratio.log().item() / n
-        # PPO: past the edge that the advantage pushes towards, a token has no gradient.
-        beyond = ratio > 1 + high if advantage > 0 else ratio < 1 - low
-        edge = 1 + high if advantage > 0 else 1 - low
-        want = want - (torch.tensor(edge) if beyond else ratio) * advantage / n
-    assert loss.item() == pytest.approx(want.item(), rel=1e-5)
-    assert same(gradients(model, loss), gradients(model, want))
-    assert logs["approx_kl"] == pytest.approx(kl, abs=1e-5)
-
-
-def test_policy_gradient_ignores_what_has_no_weight(model):
-    batch = on_policy(model)
-    loss = policy_gradient()(model, batch)[0].item()
-    batch.old_logprobs = torch.where(batch.weights == 0, -50.0, batch.old_logprobs)
-    batch.advantages = torch.where(batch.weights == 0, 99.0, batch.advantages)
-    assert policy_gradient()(model, batch)[0].item() == loss
 
 
 def test_outcome_reward_reads_the_last_token():

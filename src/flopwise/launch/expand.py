@@ -166,7 +166,7 @@ class Expansion:
         learn, learn_s = tuning_cost(cfg, g.steps * batch / 2)
         spec = g.model_dump() | {"batch_size": batch}
         self.tuned(
-            "grpo", "rl", "grpo", "sft", spec, "flopwise.posttrain.grpo:run_step",
+            "grpo", "rl", "grpo", "sft", spec, "flopwise.posttrain.rl:run_step",
             None, decode_s + learn_s, made + learn,
         )  # fmt: skip
 

@@ -100,28 +100,6 @@ def _token_logprobs(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     return logprobs.view(batch.ids.shape), log_z.view(batch.ids.shape)
 
 
-def policy_gradient(clip_low: float = 0.2, clip_high: float = 0.28) -> Objective:
-    """Clipped policy gradient on token advantages, normalised by a constant number of tokens.
-
-    The ratio is clipped to [1 - clip_low, 1 + clip_high] (PPO, arXiv 1707.06347, eq. 7; the wider upper
-    side is DAPO's "clip-higher", arXiv 2503.14476, section 3.1). The token mean over the whole batch
-    rather than per sequence avoids GRPO's length bias (Dr. GRPO, arXiv 2503.20783, section 3).
-    """
-
-    def objective(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        assert batch.weights is not None
-        assert batch.advantages is not None and batch.old_logprobs is not None
-        log_ratio = (token_logprobs(model, batch) - batch.old_logprobs) * batch.weights
-        ratio = log_ratio.exp()
-        clipped = ratio.clamp(1 - clip_low, 1 + clip_high)
-        gain = torch.minimum(ratio * batch.advantages, clipped * batch.advantages) * batch.weights
-        n_tokens = batch.weights.sum().clamp_min(1.0)
-        logs = {"approx_kl": float(-log_ratio.detach().sum() / n_tokens)}
-        return -gain.sum() / n_tokens, logs
-
-    return objective
-
-
 def outcome_reward(model: Transformer, batch: Batch) -> tuple[Tensor, dict[str, float]]:
     """Binary cross-entropy of a scorer's value at the last token against right or wrong.
 

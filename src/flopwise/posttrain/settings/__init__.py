@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 
 from flopwise.errors import FlopwiseError
-from flopwise.posttrain.settings import preference, rewards, synthetic, tuning
+from flopwise.posttrain.settings import preference, rewards, rl, synthetic, tuning
 from flopwise.posttrain.settings.method import Method
 
-FAMILIES = (tuning, preference, rewards, synthetic)
+FAMILIES = (tuning, preference, rewards, rl, synthetic)
 
 METHODS: dict[str, Method] = {m.name: m for family in FAMILIES for m in family.METHODS}
 
