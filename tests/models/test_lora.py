@@ -313,5 +313,5 @@ def test_the_hash_of_weights_is_of_their_content(tmp_path):
     hf.save(base().initialise(4), tmp_path / "three")
     one, two, three = (weights_sha256(tmp_path / n) for n in ("one", "two", "three"))
     assert one == two != three and len(one) == 64
-    with pytest.raises(FlopwiseError, match="model.safetensors"):
+    with pytest.raises(FlopwiseError, match=r"model\.safetensors"):
         weights_sha256(tmp_path)

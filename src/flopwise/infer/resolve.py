@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flopwise.errors import FlopwiseError
+from flopwise.models import shipped
+from flopwise.models.adapters import is_adapter
 from flopwise.records.folder import SPEC_FILE, RunFolder
 from flopwise.records.store import RunStore
 
@@ -36,31 +38,40 @@ class Found:
 def find_model(model: str | Path, runs: str | Path | None = None) -> Found:
     """Resolve what a person typed.
 
-    In this order: a folder in Hugging Face layout; a run's folder; `RUNS/NAME`, as in `demo/grpo`, where the
-    name may also be an id or its unambiguous start; with `runs`, a name in that folder.
+    In this order: a folder in Hugging Face layout, or with an adapter as PEFT saves it; a run's folder;
+    `RUNS/NAME`, as in `demo/grpo`, where the name may also be an id or its unambiguous start; with `runs`, a
+    name in that folder; the name of a shipped model.
 
     Raises:
-        FlopwiseError: nothing is there, the run is not finished, or it made no model.
+        FlopwiseError: nothing is there, the run is not finished, it made no model, or the shipped model has
+            not been fetched.
     """
     path = Path(model)
-    if (path / "config.json").is_file():
+    if _is_model(path):
         inside = path.name == "model" and (path.parent / SPEC_FILE).is_file()
         return Found(path, RunFolder(path.parent) if inside else None)
     if (path / SPEC_FILE).is_file():
         return _of_run(RunFolder(path))
     if path.name and path.parent != Path() and path.parent.is_dir():
         return _of_run(RunStore(path.parent).folder(path.name))
-    if runs is not None:
+    shipped_name = str(model) in shipped.MODELS
+    if runs is not None and not shipped_name:
         return _of_run(RunStore(runs).folder(str(model)))
+    if shipped_name:
+        return Found(shipped.here(str(model)), None)
     raise FlopwiseError(
-        f"model {str(model)[:120]!r} is no folder with a config.json and no run; give a Hugging Face folder "
-        f"or RUNS/NAME, for example demo/grpo"
+        f"model {str(model)[:120]!r} is no folder with a config.json, no run and no shipped model "
+        f"({', '.join(shipped.MODELS)}); give a Hugging Face folder or RUNS/NAME, for example demo/grpo"
     )
+
+
+def _is_model(folder: Path) -> bool:
+    return (folder / "config.json").is_file() or is_adapter(folder)
 
 
 def _of_run(run: RunFolder) -> Found:
     folder = run.path / "model"
-    if not (folder / "config.json").is_file():
+    if not _is_model(folder):
         why = "made no model" if run.done else "has not finished"
         raise FlopwiseError(
             f"run {run.name or run.id} {why}; see others with `flopwise runs {run.path.parent}`"

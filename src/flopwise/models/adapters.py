@@ -1,8 +1,8 @@
 """Low-rank adapters in numbers and in PEFT's `adapter_config.json`. Imports no torch.
 
 LoRA (Hu et al., arXiv 2106.09685, section 4.1): a frozen map W [n_out, n_in] is used as W + s B A, with A
-[r, n_in] and B [n_out, r] alone being trained and s = alpha / r; or s = alpha / sqrt(r), under which the size of
-what is learned does not shrink with the rank (rsLoRA: Kalajdzievski, arXiv 2312.03732, section 3).
+[r, n_in] and B [n_out, r] alone being trained and s = alpha / r; or s = alpha / sqrt(r), under which the size
+of what is learned does not shrink with the rank (rsLoRA: Kalajdzievski, arXiv 2312.03732, section 3).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ TARGETS = tuple(target for targets in FUSED.values() for target in targets)
 PEFT_NAMES = {t: f"{'self_attn' if t in 'qkvo' else 'mlp'}.{t}_proj" for t in TARGETS}
 """What `transformers` calls them below a layer."""
 UNSUPPORTED = (
-    "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "exclude_modules", "target_parameters",
-    "trainable_token_indices", "fan_in_fan_out", "use_qalora", "alora_invocation_tokens", "megatron_config",
+    "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform", "exclude_modules",
+    "target_parameters", "trainable_token_indices", "fan_in_fan_out", "use_qalora",
+    "alora_invocation_tokens", "megatron_config",
 )  # fmt: skip
 """Fields of PEFT's configuration that change what an adapter computes, in ways that this package has not."""
 
@@ -48,8 +49,8 @@ class Map:
 class LoRA:
     """Settings of the adapters of a model.
 
-    `targets` are the adapted maps of every layer, of `TARGETS`. A mixture of experts takes them in its attention
-    alone (q, k, v, o).
+    `targets` are the adapted maps of every layer, of `TARGETS`. A mixture of experts takes them in its
+    attention alone (q, k, v, o).
 
     Raises:
         FlopwiseError: a rank below 1, an alpha that is not above 0, an unknown target or none.
@@ -152,8 +153,8 @@ def is_adapter(folder: Path) -> bool:
 
 
 def find_base(folder: Path, named: str) -> Path:
-    """The folder of an adapter's base model: what its configuration names, seen from the adapter's own folder
-    first, then from here, then as the name of a shipped model.
+    """The folder of an adapter's base model: what its configuration names, seen from the adapter's own
+    folder first, then from here, then as the name of a shipped model.
 
     Raises:
         FlopwiseError: there is no such folder.

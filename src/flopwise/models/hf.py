@@ -17,6 +17,10 @@ from flopwise.models.renaming import state_from_hf, state_to_hf
 from flopwise.models.transformer import Transformer
 from flopwise.records.folder import atomic_write
 
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja",
+)  # fmt: skip
+
 
 class SavesItself(Protocol):
     """A tokenizer that can write its files."""
@@ -25,8 +29,8 @@ class SavesItself(Protocol):
 
 
 def save(model: Transformer, folder: Path, tokenizer: SavesItself | None = None) -> None:
-    """Write a model so that `transformers` loads it as it is, adapters merged in; the weights are renamed into
-    place last."""
+    """Write a model so that `transformers` loads it as it is, adapters merged in; the weights are renamed
+    into place last."""
     from safetensors.torch import save_file
 
     if model.lora is not None:
@@ -52,8 +56,8 @@ def save(model: Transformer, folder: Path, tokenizer: SavesItself | None = None)
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
-    """Read a folder of any of the `families`, sharded or not; of a folder with an adapter, its base model with
-    the adapter merged in (`lora.load` keeps it apart).
+    """Read a folder of any of the `families`, sharded or not; of a folder with an adapter, its base model
+    with the adapter merged in (`lora.load` keeps it apart).
 
     Args:
         dtype: of the weights. bfloat16 halves the memory: for models that are not trained.
@@ -85,6 +89,14 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
             f"model {folder}: weights cannot be read ({reason}); fetch or train it again"
         ) from e
     return model
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the files of a tokenizer, as far as `source` has them; `folder` is made if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            atomic_write(folder / name, (source / name).read_bytes())
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ serves them, and each B moves its own rows. Frozen weights get no gradient, so t
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Span:
-    """One adapted map within a fused matrix: its name, its rows of the output, its rows of B, its rows of A."""
+    """One adapted map within a fused matrix: its name, its rows of the output, of B and of A."""
 
     target: str
     out: slice
@@ -97,7 +98,7 @@ class LoRALinear(nn.Linear):
         edges = sorted({0, self.out_features, *(e for s in self.spans for e in (s.out.start, s.out.stop))})
         columns = [
             y[:, a:b] + moved[a].to(y.dtype) if a in moved else y[:, a:b]
-            for a, b in zip(edges, edges[1:], strict=False)
+            for a, b in itertools.pairwise(edges)
         ]
         return torch.cat(columns, 1)
 
@@ -139,8 +140,8 @@ class _LoRA(Function):
 
 
 THIN = 16
-"""Columns below which BLAS is so bad at a product that one for all spans, zeros included, is faster than one for
-each: half the time at rank 8, width 128 and 1,024 tokens."""
+"""Columns below which BLAS is so bad at a product that one for all spans, zeros included, is faster than one
+for each: half the time at rank 8, width 128 and 1,024 tokens."""
 
 
 def _low_back(grad: Tensor, low: Tensor, B: Tensor, spans: list[Span]) -> tuple[Tensor, Tensor]:
@@ -161,8 +162,8 @@ def _low_back(grad: Tensor, low: Tensor, B: Tensor, spans: list[Span]) -> tuple[
 
 
 def attach(model: Transformer, lora: LoRA, seed: int) -> Transformer:
-    """Freeze a model and give it fresh adapters, which change nothing yet: B is zero, A drawn uniformly within
-    1/sqrt(n_in), as PEFT draws it. A scorer's head stays trainable. The model itself is changed.
+    """Freeze a model and give it fresh adapters, which change nothing yet: B is zero, A drawn uniformly
+    within 1/sqrt(n_in), as PEFT draws it. A scorer's head stays trainable. The model itself is changed.
 
     Raises:
         FlopwiseError: it has adapters already, or the settings do not fit it.
@@ -256,8 +257,8 @@ def load(folder: Path, base: Path | None = None) -> Transformer:
         base: folder of the base model; by default what the adapter names.
 
     Raises:
-        FlopwiseError: a file is missing or damaged, the adapter is of a kind that is not supported, the base is
-            not here or not the one that the adapter was made on.
+        FlopwiseError: a file is missing or damaged, the adapter is of a kind that is not supported, the base
+            is not here or not the one that the adapter was made on.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -287,7 +288,7 @@ def load(folder: Path, base: Path | None = None) -> Transformer:
             if tensor is None or tensor.shape != place.shape:
                 what = "is missing" if tensor is None else f"has shape {tuple(tensor.shape)}"
                 raise FlopwiseError(
-                    f"adapter {folder}: {name} {what}, {tuple(place.shape)} is expected; it belongs to another base"
+                    f"adapter {folder}: {name} {what}, {tuple(place.shape)} is expected; name the right base"
                 )
             place.copy_(tensor)
     if tensors:

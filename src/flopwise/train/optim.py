@@ -106,8 +106,8 @@ class Optimiser:
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if any(p.dtype.itemsize < 4 for p in self.parameters):
             raise FlopwiseError(
-                f"weights in {self.parameters[0].dtype} cannot be trained: most steps are too small for it; load "
-                "them in float32, or train adapters"
+                f"weights in {self.parameters[0].dtype} cannot be trained: most steps are too small for it; "
+                "load them in float32, or train adapters"
             )
         parts: list[tuple[Tensor, Tensor]] = []
         owners: list[Tensor] = []
