@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flopwise.cli.tree import tree
 from flopwise.errors import one_line
 
 Runs = Annotated[Path, typer.Argument(help="Folder of runs.")]
@@ -78,42 +79,6 @@ def runs(folder: Runs = Path("demo"), as_json: Json = False) -> None:
             f"{r.lineage_spend.total_flops:.2e}", f"{r.spend.wall_s or 0:.0f}", _plain(headline),
         )  # fmt: skip
     _console().print(table)
-
-
-def tree(folder: Runs = Path("demo"), as_json: Json = False) -> None:
-    """The family tree: every model under what it was made from, with its own FLOPs and its lineage's."""
-    from flopwise.records.store import Node, RunStore
-
-    store = RunStore(folder)
-    roots = store.tree()
-    _warn(store.problems)
-
-    def as_dict(node: Node) -> dict[str, Any]:
-        r = node.record
-        return {
-            "id": r.id, "name": r.name, "kind": r.kind, "own_flops": r.spend.total_flops,
-            "lineage_flops": r.lineage_spend.total_flops, "children": [as_dict(c) for c in node.children],
-        }  # fmt: skip
-
-    if as_json:
-        typer.echo(json.dumps([as_dict(n) for n in roots], indent=1))
-        return
-    from rich.tree import Tree
-
-    def label(node: Node) -> str:
-        r = node.record
-        own, lineage = r.spend.total_flops, r.lineage_spend.total_flops
-        return f"{_plain(r.name or r.id)}  {_plain(r.kind)}  own {own:.2e}, with ancestors {lineage:.2e}"
-
-    def grow(branch: Tree, node: Node) -> None:
-        for child in node.children:
-            grow(branch.add(label(child)), child)
-
-    console = _console()
-    for root in roots:
-        branch = Tree(label(root))
-        grow(branch, root)
-        console.print(branch)
 
 
 def query(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -159,3 +160,18 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> dict[str, float | 
         return {"value": mean, "low": low, "high": high, "se": se}
     half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * se
     return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half), "se": se}
+
+
+def paired(before: np.ndarray | None, after: np.ndarray | None, same_problems: bool) -> dict[str, Any]:
+    """Mean difference [after - before] over problems with its standard error.
+
+    Paired where both were judged on the same problems: that takes out what makes problems easy or hard.
+    """
+    if before is None or after is None or len(before) < 2 or len(after) < 2:
+        return {"value": None, "se": None, "n": None, "paired": None}
+    a, b = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
+    if same_problems and len(a) == len(b):
+        d = b - a
+        return {"value": d.mean(), "se": d.std(ddof=1) / math.sqrt(len(d)), "n": len(d), "paired": True}
+    se = math.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
+    return {"value": b.mean() - a.mean(), "se": se, "n": min(len(a), len(b)), "paired": False}

@@ -10,7 +10,7 @@ import numpy as np
 
 from flopwise.errors import FlopwiseError
 from flopwise.flops.spend import Spend
-from flopwise.infer.estimators import mean_interval, pass_at_k
+from flopwise.infer.estimators import mean_interval, paired, pass_at_k
 from flopwise.records.record import RunRecord
 from flopwise.report.format import points as in_points
 from flopwise.report.runs import Runs, number
@@ -150,21 +150,6 @@ def _comparable(runs: Runs, a: str, b: str) -> bool:
     one, other = runs.spec(first), runs.spec(second)
     same_spec = all(one.get(key) == other.get(key) for key in ("problems", "split"))
     return same_spec and first.roles.get("data") == second.roles.get("data")
-
-
-def paired(before: np.ndarray | None, after: np.ndarray | None, same_problems: bool) -> dict[str, Any]:
-    """Mean difference [after - before] over problems with its standard error.
-
-    Paired where both were judged on the same problems: that takes out what makes problems easy or hard.
-    """
-    if before is None or after is None or len(before) < 2 or len(after) < 2:
-        return {"value": None, "se": None, "n": None, "paired": None}
-    a, b = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
-    if same_problems and len(a) == len(b):
-        d = b - a
-        return {"value": d.mean(), "se": d.std(ddof=1) / math.sqrt(len(d)), "n": len(d), "paired": True}
-    se = math.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
-    return {"value": b.mean() - a.mean(), "se": se, "n": min(len(a), len(b)), "paired": False}
 
 
 def _side(runs: Runs, model: RunRecord | str) -> dict[str, Any]:
