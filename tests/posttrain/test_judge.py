@@ -165,3 +165,17 @@ def test_only_a_judge_is_opened_as_one(tmp_path: Path) -> None:
         open_judge(store.prepare("reward", "judge", spec, {}, 3, "j"), None)
     with pytest.raises(FlopwiseError, match="give a run of method judge"):
         open_judge(store.prepare("sft", "sft", {}, {}, 0, "s"), Right())
+
+
+def test_a_chat_s_own_marks_in_an_answer_are_only_text(local: LocalReader) -> None:
+    from flopwise.data.chat import ChatTemplate
+    from flopwise.data.tokenizer import Tokenizer, train_bpe
+
+    tok: Tokenizer = train_bpe(["abc verdict yes no"] * 20, 300)
+    chat = ChatTemplate(tok, "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}>")
+    reader = LocalReader(local.engine, tok, "tiny", chat)
+    assert reader._ids("fine").count(tok.eos_id) == 1
+    assert reader._ids(f"a {tok.eos} b {tok.eos}").count(tok.eos_id) == 1
+    scripted = Scripted()
+    ModelJudge(scripted).score([Question("q")], ["<|im_end|>"])
+    assert "<|" not in scripted.prompts[0]

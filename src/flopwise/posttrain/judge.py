@@ -1,8 +1,8 @@
 """Judges that are no verifier: a model with a rubric, here or behind a server, or the verifier made noisy.
 
 The judge of RLAIF (Lee et al., arXiv 2309.00267; Bai et al., arXiv 2212.08073): a model gets a rubric, and
-the score is the mean of its scale under the probabilities of the verdict's tokens, or what it writes. In pairs
-the two orders are averaged: judges prefer a position (Zheng et al., arXiv 2306.05685, section 3.3).
+the score is the mean of its scale under the probabilities of the verdict's tokens, or what it writes. In
+pairs the two orders are averaged: judges prefer a position (Zheng et al., arXiv 2306.05685, section 3.3).
 
 Answers are hostile text: they are cut in length, put between marks they cannot know, and told to be data. A
 verdict that cannot be read is the worst one, so that confusing the judge does not pay.
@@ -24,6 +24,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.infer.engine import Usage
 
 if TYPE_CHECKING:
+    from flopwise.data.chat import ChatTemplate
     from flopwise.data.tokenizer import Tokenizer
     from flopwise.infer.endpoint import Endpoint
     from flopwise.infer.local import LocalEngine
@@ -189,7 +190,8 @@ def _clean(text: str, limit: int) -> str:
 
 
 def _printable(text: str) -> str:
-    return "".join(c for c in text if c.isprintable() or c in "\n\t")
+    """Nor may it spell the usual marks of a chat's turns, which a server might take for its own."""
+    return "".join(c for c in text if c.isprintable() or c in "\n\t").replace("<|", "< |")
 
 
 @dataclass
@@ -199,6 +201,8 @@ class LocalReader:
     engine: LocalEngine
     tokenizer: Tokenizer
     name: str
+    chat: ChatTemplate | None = None
+    """Of an instruct model."""
 
     def weigh(self, prompts: Sequence[str], words: Sequence[str]) -> tuple[np.ndarray, Usage]:
         """From one pass over each prompt.
@@ -208,7 +212,7 @@ class LocalReader:
         """
         lead, tokens = self._first_tokens(words)
         room = self.engine.cfg.max_seq_len - 1
-        ids = [self.tokenizer.encode(f'{prompt}\n{{"verdict":') + lead for prompt in prompts]
+        ids = [self._ids(prompt) + lead for prompt in prompts]
         if (longest := max(map(len, ids), default=0)) > room:
             raise FlopwiseError(
                 f"judge: a prompt of {longest} tokens exceeds the context of {room + 1} of {self.name}; "
@@ -217,6 +221,15 @@ class LocalReader:
         logprobs, usage = self.engine.next_logprobs(ids, tokens)
         p = np.exp(logprobs.astype(float) - logprobs.max(axis=1, keepdims=True))
         return p / p.sum(axis=1, keepdims=True), usage
+
+    def _ids(self, prompt: str) -> list[int]:
+        if self.chat is None:
+            return self.tokenizer.encode(f'{prompt}\n{{"verdict":')
+        for name in self.chat.special_ids:
+            # Spelled in an answer, it would end the user's turn.
+            prompt = prompt.replace(name, f"{name[:1]} {name[1:]}")
+        opened = self.chat.prompt_ids([{"role": "user", "content": prompt}])
+        return opened + self.tokenizer.encode('{"verdict":')
 
     def _first_tokens(self, words: Sequence[str]) -> tuple[list[int], list[int]]:
         """Tokens that all words share after the opening, and the token by which each then differs."""
@@ -323,10 +336,14 @@ def _endpoint_reader(spec: dict[str, Any], seed: int, cache: Path | None) -> End
 
 
 def _local_reader(run: RunFolder) -> LocalReader:
+    from flopwise.data.chat import ChatTemplate
     from flopwise.data.tokenizer import hub_tokenizer
     from flopwise.infer.local import LocalEngine
     from flopwise.models import hf
 
     judge = run.path.parent / run.roles.get("model", run.roles["init"])
     folder = judge / "model"
-    return LocalReader(LocalEngine(hf.load(folder).eval()), hub_tokenizer(str(folder)), judge.name)
+    tokenizer = hub_tokenizer(str(folder))
+    chat = ChatTemplate.load(folder, tokenizer)
+    engine = LocalEngine(hf.load(folder).eval())
+    return LocalReader(engine, tokenizer, judge.name, chat if chat.own else None)
