@@ -11,7 +11,7 @@ from flopwise.launch.steps import Step
 from flopwise.models.config import ModelConfig
 from flopwise.pretrain.ladder import Plan, ladder_steps
 
-INHERITED = ("init", "model", "samples", "logits", "pairs", "thumbs", "teacher", "reward", "judge")
+INHERITED = ("init", "model", "samples", "logits", "weak", "pairs", "thumbs", "teacher", "reward", "judge")
 """Roles whose compute went into what is made of them; others are only looked at."""
 
 

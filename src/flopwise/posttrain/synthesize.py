@@ -64,7 +64,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     """Make up to `rows` rows from the spec's sources, with model `init` where one samples or judges
     likelihood.
 
-    Rows are for the slices named in the spec, for those that parent `slices` (a run of weak-slices) found
+    Rows are for the slices named in the spec, for those that parent `weak` (a run of weak-slices) found
     weak, or for all problems as they come. Deterministic; interrupted, it starts over.
 
     Raises:
@@ -76,7 +76,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     watch, ledger, stages = Stopwatch(), Ledger(), Stages()
     bench = Bench.open(folder, parents)
     spec = bench.spec
-    slices = wanted_slices(spec, parents.get("slices"))
+    slices = wanted_slices(spec, parents.get("weak"))
     held_out = held_out_problems(bench)
     keys = {p.key for p in held_out}
     sources = Sources(bench, slices, keys, ledger, parents["init"].id, lambda f: progress(0.8 * f))
@@ -176,12 +176,15 @@ def clean(rows: Sequence[Row], sources: Sources, held_out: Sequence[Any]) -> lis
 def by_quality(
     rows: list[Row], bench: Bench, ledger: Ledger, model_id: str
 ) -> tuple[list[Row], dict[str, float] | None]:
-    """Without the longest `drop_long` share, and without the `drop_unlikely` share that the model finds least
-    likely per token; also the quartiles of that likelihood, in nats per token, where it was taken."""
+    """Without what exceeds the model's context, without the longest `drop_long` share, and without the
+    `drop_unlikely` share that the model finds least likely per token; also the quartiles of that likelihood,
+    in nats per token, where it was taken."""
     spec = bench.spec
+    examples = to_examples(bench.data, [(r.problem.prompt, r.completion) for r in rows])
+    fits = [i for i, e in enumerate(examples) if len(e) - 1 <= bench.model.cfg.max_seq_len]
+    rows, examples = [rows[i] for i in fits], [examples[i] for i in fits]
     if not rows or not (spec["drop_long"] or spec["drop_unlikely"]):
         return rows, None
-    examples = to_examples(bench.data, [(r.problem.prompt, r.completion) for r in rows])
     keep = np.ones(len(rows), dtype=bool)
     if spec["drop_long"]:
         sizes = np.array([len(e) for e in examples])

@@ -14,7 +14,8 @@ PartOf = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SyntheticSection(SamplingSection):
-    """Up to `rows` rows for some `slices` (None: problems as they come), from `sources` in turn.
+    """Up to `rows` rows for some `slices` (None: those that a run `weak` found, without one problems as they
+    come), from `sources` in turn.
 
     Of the sources `self` and `back-translation` sample n answers to each of `problems` new problems.
     `near_duplicates` is the likeness (Jaccard) from which a row is dropped, 0 for none; `drop_long` and
@@ -39,8 +40,8 @@ class SyntheticSection(SamplingSection):
 
     def lacks(self, roles: dict[str, str]) -> str | None:
         """What must be said besides."""
-        if self.slices is not None and "slices" in roles:
-            return "slices are named and searched for as well; leave one out"
+        if self.slices is not None and "weak" in roles:
+            return "slices are named, and a run says which are weak; leave one out"
         return None
 
 
@@ -81,7 +82,7 @@ METHODS = [
         "synthetic", "synthesize", SyntheticSection, MODULE + "synthesize:run_step",
         "made rows: by program, by a model with the verifier, or from answers; deduplicated and checked "
         "against the test set (Wang et al., Self-Instruct, arXiv 2212.10560)",
-        {"init": True, "slices": False}, makes="data",
+        {"init": True, "weak": False}, makes="data",
     ),
     Method(
         "sft-made", "sft", OnSamplesSection, MODULE + "rejection:run_step",
