@@ -87,7 +87,7 @@ def read(bench: Bench, parents: dict[str, RunFolder], paired: bool) -> tuple[Fee
         signs = np.tile([1.0, -1.0], len(rows))
         problems = np.repeat([row["problem"] for row in rows], 2)
         return _split(bench, texts, signs, problems, 2 if paired else 1)
-    if "thumbs" in parents:
+    if "thumbs" in parents and not paired:
         rows = _rows(parents["thumbs"], THUMBS_FILE)
         texts = [(row["prompt"], row["completion"]) for row in rows]
         signs = np.array([1.0 if row["label"] else -1.0 for row in rows])

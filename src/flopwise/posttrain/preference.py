@@ -179,7 +179,7 @@ class Learning:
         return batch
 
     def _refer(self, batch: Batch, judged: Batch, places: np.ndarray) -> None:
-        """What the reference says of the judged rows, and how far from it the policy is on mismatched ones."""
+        """What the reference says of the judged rows; how far from it the policy is on mismatched ones."""
         other = collate([self.other[i] for i in places], self.pad) if self.other else None
         if self.spec["reference"] == "cached":
             found = {name: known[places] for name, known in self.known.items()}
@@ -235,7 +235,7 @@ class Learning:
         if self.bench.data.task:
             row |= Bench.validate(self.bench, step)
         if self.held is not None:
-            accuracy, n, cost = self.held_out()
+            accuracy, n, cost = self.held_out(step)
             row["val_pair_accuracy"] = accuracy
             if "val_accuracy" not in row:
                 se = math.sqrt(max(accuracy * (1 - accuracy), 0.0) / n)
@@ -248,7 +248,7 @@ class Learning:
         row["evaluate_tokens"] = row.get("evaluate_tokens", 0) + cost.tokens
         return row
 
-    def held_out(self) -> tuple[float, int, Passes]:
+    def held_out(self, step: int) -> tuple[float, int, Passes]:
         """The chance that what is wanted is rewarded more than what is not, within pairs, or over all where
         there are none; how many that is taken over; the cost. The reward is the method's own."""
         assert self.held is not None
@@ -258,7 +258,8 @@ class Learning:
             if self.before is None:
                 with self.reference() as model:
                     self.before, more = score_all(model, rows, self.pad)
-                cost += more
+                if step == min(self.bench.eval_steps(self.steps)):
+                    cost += more  # entered once, however often a run is resumed
             rewards = rewards - self.before
         if not self.referenced or self.spec.get("per_token"):
             rewards = rewards / np.array([len(e.completion) for e in rows])
