@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 
 from flopwise.errors import FlopwiseError
 from flopwise.flops.count import count_params, score_flops
-from flopwise.models import hf
+from flopwise.models import hf, lora
+from flopwise.models.adapters import LoRA
 from flopwise.models.transformer import Transformer
 from flopwise.train.loop import Counters, train, update_flops
 from flopwise.train.objectives import Batch, Objective, cross_entropy, token_logprobs
@@ -21,6 +23,7 @@ from flopwise.train.parallel import Steps
 from flopwise.train.schedule import Linear
 
 if TYPE_CHECKING:
+    from flopwise.data.instructions import Instructions
     from flopwise.data.prepare import PreparedData
     from flopwise.infer.engine import SampleBatch
     from flopwise.posttrain.examples import Example
@@ -31,26 +34,35 @@ Progress = Callable[[float], None]
 
 BEST_FILE = "best.safetensors"
 """Weights of the validation that was best so far, where a step keeps the best."""
+HELDOUT_ROWS = 256
+"""Of somebody's own data, that a validation takes the loss on."""
 
 
 @dataclass
 class Bench:
     """One step's workbench: the start model, its data, the spec.
 
-    `validate(step)` gives the columns of a curve's row; a method whose model answers no questions replaces
-    it.
+    `data` is what is learned from: a task's data, or somebody's own rows; `questions` is where problems come
+    from that can be verified, where that is another folder (input `task`). `validate(step)` gives the columns
+    of a curve's row; a method whose model answers no questions replaces it.
     """
 
     folder: RunFolder
     data: PreparedData
     model: Transformer
+    questions: PreparedData | None = None
+    base: Path | None = None
+    """Folder of the model that adapters are trained on."""
 
     @classmethod
     def open(cls, folder: RunFolder, parents: dict[str, RunFolder], role: str = "init") -> Bench:
-        """Load the model of parent `role` and the prepared data."""
-        from flopwise.data.prepare import PreparedData
-
-        return cls(folder, PreparedData(parents["data"].path), load_model(parents[role]))
+        """Load the model of parent `role`, with adapters where the spec asks for `lora`, and the data."""
+        base = parents[role].path / "model"
+        model = load_model(parents[role])
+        if folder.spec.get("lora"):
+            lora.attach(model, LoRA(**folder.spec["lora"]), folder.seed)
+        asked = open_data(parents["task"]) if "task" in parents else None
+        return cls(folder, open_data(parents["data"]), model, asked, base)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -64,12 +76,22 @@ class Bench:
 
     def demonstrations(self) -> list[Example]:
         """The fixed set of worked examples every method starts from."""
+        if rows := own_rows(self.data):
+            return list(rows.examples("train"))
         return to_examples(self.data, [(d.prompt, d.completion) for d in self.data.demos()])
 
     def prompts(self, problems: Sequence[Any]) -> list[list[int]]:
         """Token ids of the problems' prompts."""
-        ids: list[list[int]] = self.tokenizer.encode_batch([p.prompt for p in problems])
-        return ids
+        return prompt_ids(self.data, problems)
+
+    @property
+    def asked(self) -> PreparedData:
+        """The data with the problems that can be verified."""
+        return self.questions or self.data
+
+    def problems(self, name: str) -> list[Any]:
+        """Problems of the set `rl`, `val` or `test`."""
+        return self.asked.problems(name)
 
     def sample(
         self, problems: list[Any], n: int, seed: int, temperature: float = 1.0, max_tokens: int = 64,
@@ -80,7 +102,7 @@ class Bench:
 
     def verify(self, problems: list[Any], samples: SampleBatch) -> np.ndarray:
         """Whether each sample is right [N], by the task's exact verifier."""
-        return np.array(verify_all(self.data, problems, samples), dtype=bool)
+        return np.array(verify_all(self.asked, problems, samples), dtype=bool)
 
     def sampled_examples(self, problems: list[Any], samples: SampleBatch) -> list[Example]:
         """The samples as training data, in their order."""
@@ -93,11 +115,41 @@ class Bench:
         ]
 
     def validate(self, step: int) -> dict[str, float]:
-        """Greedy accuracy on the first `val_problems` validation problems, which is no part of the spend."""
-        problems = self.data.problems("val")[: self.spec["val_problems"]]
-        right = sum(greedy_correct(self.model, self.data, problems))
-        p = right / len(problems)
-        return {"val_accuracy": p, "val_se": math.sqrt(p * (1 - p) / len(problems)), "val_n": len(problems)}
+        """Greedy accuracy on the first `val_problems` validation problems, which is no part of the spend;
+        with rows of somebody's own also the loss on those held out, in nats per learned token."""
+        row = self._heldout_loss()
+        if self.asked.task is None:
+            return row
+        problems = self.problems("val")[: self.spec["val_problems"]]
+        if problems:
+            limit = self.spec.get("val_max_tokens", 64)
+            samples = self.sample(problems, 1, seed=0, temperature=0.0, max_tokens=limit)
+            p = float(np.mean(self.verify(problems, samples)))
+            row["val_accuracy"], row["val_n"] = p, len(problems)
+            row["val_se"] = math.sqrt(p * (1 - p) / len(problems))
+        return row
+
+    def _heldout_loss(self) -> dict[str, float]:
+        """Mean loss on held-out rows [at most `HELDOUT_ROWS`], with its standard error over rows."""
+        rows = own_rows(self.data)
+        if rows is None or rows.kind == "problems":
+            return {}
+        from flopwise.posttrain.examples import collate
+
+        held = rows.examples("heldout")
+        losses, weights = [], []
+        for start in range(0, min(len(held), HELDOUT_ROWS), 16):
+            batch = collate(held[start : start + 16], self.tokenizer.pad_id)
+            assert batch.weights is not None
+            logprobs, _ = logprobs_of(self.model, batch)
+            losses += (-(logprobs * batch.weights).sum(1)).tolist()
+            weights += batch.weights.sum(1).tolist()
+        if not losses or not sum(weights):
+            return {}
+        loss = np.sum(losses) / np.sum(weights)
+        spread = np.asarray(losses) - loss * np.asarray(weights)
+        se = math.sqrt(float(np.square(spread).sum())) / float(np.sum(weights))
+        return {"val_loss": float(loss), "val_loss_se": se, "val_rows": len(losses)}
 
     def eval_steps(self, total: int) -> set[int]:
         """Steps at which the accuracy curve is taken: `curve_points` of them, the last included."""
@@ -140,9 +192,9 @@ class Bench:
     def _judge(self, step: int) -> dict[str, float]:
         """A validation; the best one's weights are kept where the spec asks for them."""
         row = self.validate(step)
-        if self.spec.get("keep") == "best" and "val_accuracy" in row:
-            before = [r["val_accuracy"] for r in self.folder.curve("val_accuracy") if r["step"] < step]
-            if row["val_accuracy"] > max(before, default=-math.inf):
+        if self._keeps_best and (name := _judge_of(row)):
+            before = [_good(r, name) for r in self.folder.curve(name) if r["step"] < step]
+            if _good(row, name) > max(before, default=-math.inf):
                 from safetensors.torch import save
 
                 from flopwise.records.folder import atomic_write
@@ -155,7 +207,7 @@ class Bench:
         """Whether the last `patience` validations all failed to beat what came before."""
         if not self.spec.get("patience"):
             return False
-        seen = [r["val_accuracy"] for r in self.folder.curve("val_accuracy")]
+        seen = [_good(r, name) for r in self.folder.curve() if (name := _judge_of(r))]
         best = seen.index(max(seen)) if seen else 0
         return bool(seen) and len(seen) - 1 - best >= int(self.spec["patience"])
 
@@ -170,25 +222,49 @@ class Bench:
         from flopwise.records.record import Metric
         from flopwise.train.checkpoint import STATE_FILE
 
-        judged = self.folder.curve("val_accuracy")
+        judged = [(r, name) for r in self.folder.curve() if (name := _judge_of(r))]
         if judged:
-            row = max(judged, key=lambda r: r["val_accuracy"]) if self._keeps_best else judged[-1]
-            accuracy = Metric(value=row["val_accuracy"], se=row["val_se"], n=int(row["val_n"]))
-            metrics = {"val_accuracy": accuracy, **metrics}
-        hf.save(self.model, self.folder.path / "model", self.tokenizer)
+            row = max(judged, key=lambda j: _good(*j))[0] if self._keeps_best else judged[-1][0]
+            if "val_accuracy" in row:
+                accuracy = Metric(value=row["val_accuracy"], se=row["val_se"], n=int(row["val_n"]))
+                metrics = {"val_accuracy": accuracy, **metrics}
+            if "val_loss" in row:
+                loss = Metric(value=row["val_loss"], se=row["val_loss_se"], n=int(row["val_rows"]))
+                metrics = {"val_loss": loss, **metrics}
+        self.save(self.folder.path / "model")
         (self.folder.path / STATE_FILE).unlink(missing_ok=True)
         self.folder.finish(
             metrics=metrics, spend=counters.spend(), model=model_fields(self.model),
             data={
-                "corpus": self.data.task, "modality": "text",
+                "corpus": self.data.task or self.asked.task, "modality": "text",
                 "tokens_seen": counters.tokens, "tokens_unique": tokens_unique,
             },
             extra={"width": self.model.cfg.d_model, **(extra or {})},
         )  # fmt: skip
 
+    def save(self, path: Path) -> None:
+        """The model with its tokenizer and chat template; adapters alone where only they were trained."""
+        if self.model.lora is not None:
+            assert self.base is not None
+            lora.save(self.model, path, self.base, self.tokenizer)
+        else:
+            hf.save(self.model, path, self.tokenizer)
+        if rows := own_rows(self.data):
+            rows.chat.save(path)
+
     @property
     def _keeps_best(self) -> bool:
         return self.spec.get("keep") == "best"
+
+
+def _judge_of(row: dict[str, Any]) -> str | None:
+    """The column a validation is judged by: accuracy where there is a verifier, else the loss."""
+    return next((name for name in ("val_accuracy", "val_loss") if name in row), None)
+
+
+def _good(row: dict[str, Any], name: str) -> float:
+    """Larger is better."""
+    return -float(row[name]) if name == "val_loss" else float(row[name])
 
 
 @dataclass(frozen=True)
@@ -200,6 +276,29 @@ class _Moments:
 
     def __contains__(self, step: object) -> bool:
         return step in self.planned or (self.stop is not None and self.stop())
+
+
+def open_data(run: RunFolder) -> Any:
+    """The data of a finished data step: a task's, or rows of somebody's own."""
+    from flopwise.data.instructions import Instructions, is_dataset
+    from flopwise.data.prepare import PreparedData
+
+    return Instructions(run.path) if is_dataset(run.path) else PreparedData(run.path)
+
+
+def own_rows(data: Any) -> Instructions | None:
+    """The data, if they are rows of somebody's own."""
+    from flopwise.data.instructions import Instructions
+
+    return data if isinstance(data, Instructions) else None
+
+
+def prompt_ids(data: PreparedData, problems: Sequence[Any]) -> list[list[int]]:
+    """Token ids of prompts; a chat's hold special tokens that their text does not give."""
+    if problems and hasattr(problems[0], "prompt_ids"):
+        return [list(p.prompt_ids) for p in problems]
+    ids: list[list[int]] = data.tokenizer.encode_batch([p.prompt for p in problems])
+    return ids
 
 
 def load_model(run: RunFolder) -> Transformer:
@@ -246,16 +345,17 @@ def sample(
     from flopwise.infer.local import LocalEngine
 
     model.eval()
-    prompts = data.tokenizer.encode_batch([p.prompt for p in problems])
-    engine = LocalEngine(model)
-    return engine.sample(
-        prompts, n=n, max_tokens=max_tokens, stop=[data.tokenizer.eos_id], temperature=temperature, seed=seed
+    stop = getattr(data, "stop_ids", None) or [data.tokenizer.eos_id]
+    return LocalEngine(model).sample(
+        prompt_ids(data, problems), n=n, max_tokens=max_tokens, stop=stop, temperature=temperature, seed=seed
     )
 
 
 def verify_all(data: PreparedData, problems: list[Any], samples: SampleBatch) -> list[bool]:
     """Whether each sample is right, by the task's exact verifier. A sample cut before its end is wrong."""
     task = data.open_task()
+    if problems and hasattr(problems[0], "prompt_ids"):
+        problems = [task.from_row({"prompt": p.prompt, "answer": p.answer}) for p in problems]
     texts = data.tokenizer.decode_batch(completion_ids(samples, strip_stop=True))
     return [
         bool(done) and task.verify(problems[i], text)
@@ -269,11 +369,6 @@ def completion_ids(samples: SampleBatch, strip_stop: bool = False) -> list[list[
     for row, length, done in zip(samples.ids, samples.lengths, samples.finished, strict=True):
         out.append(row[: length - 1 if strip_stop and done else length].tolist())
     return out
-
-
-def greedy_correct(model: Transformer, data: PreparedData, problems: list[Any]) -> list[bool]:
-    """Greedy answers judged by the verifier."""
-    return verify_all(data, problems, sample(model, data, problems, 1, seed=0, temperature=0.0))
 
 
 def steps_for_flops(model: Transformer, flops: float, batches: list[Batch]) -> int:
