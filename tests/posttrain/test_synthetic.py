@@ -17,11 +17,8 @@ from flopwise.data.tasks import task
 from flopwise.data.tasks.countdown import Problem
 from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
-from flopwise.infer.engine import SampleBatch
-from flopwise.models.config import ModelConfig
-from flopwise.models.transformer import Transformer
 from flopwise.posttrain import slices, synthesize
-from flopwise.posttrain.bench import Bench, model_fields
+from flopwise.posttrain.bench import Bench
 from flopwise.posttrain.rejection import read_rows
 from flopwise.posttrain.settings import METHODS
 from flopwise.posttrain.synthetic_sources import Row, Sources, restated_countdown, restater
@@ -31,64 +28,9 @@ from flopwise.records.store import RunStore
 TASK = task("countdown-rare")
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
-    """Data of the task with a rare slice, and an untrained model of its vocabulary, `init`."""
-    from flopwise.data import prepare
-    from flopwise.flops.spend import Spend
-    from flopwise.models import hf
-
-    store = RunStore(tmp_path_factory.mktemp("synthetic"))
-    spec = {
-        "corpora": [], "max_chars": 1000, "vocab_size": 300, "heldout_fraction": 0.1, "task": TASK.name,
-        "demonstrations": 200, "rl_problems": 300, "val_problems": 100, "test_problems": 100,
-        "slice_problems": 40,
-    }  # fmt: skip
-    data = store.prepare("data", TASK.name, spec, name="data")
-    prepare.run_step(data, {}, lambda fraction: None)
-    tokenizer = PreparedData(data.path).tokenizer
-    model = Transformer(ModelConfig.from_width(16, 1, tokenizer.vocab_size, 96)).initialise(0)
-    init = store.prepare("sft", "sft", {}, {"data": data.id}, name="init")
-    hf.save(model, init.path / "model", tokenizer)
-    init.finish(metrics={}, spend=Spend(), model=model_fields(model))
-    return store
-
-
-def step(store: RunStore, method: str, seed: int = 0, **settings: Any) -> RunFolder:
-    """A finished step of a method; settings that are roles name other runs."""
-    kind = METHODS[method]
-    roles = {r: store.folder(settings.pop(r)).id for r in kind.roles if r in settings}
-    section = kind.section.model_validate(settings)
-    assert section.lacks(roles) is None
-    spec = {"rates": {"muon": 0.02, "embed": 0.01, "head": 0.004}, "val_problems": 20, **section.model_dump()}
-    roles = {"data": store.folder("data").id, **roles}
-    folder = store.prepare(kind.kind, method, spec, roles, seed, f"{method}-{len(store.records())}")
-    from flopwise.launch.worker import find
-
-    find(kind.run)(folder, {r: RunFolder(store.root / i) for r, i in roles.items()}, lambda fraction: None)
-    return folder
-
-
 @pytest.fixture
-def writes(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """writes(f): the model writes f(problem, i) as its sample i, whatever it is."""
-
-    def set_writer(text: Any) -> None:
-        def sample(self: Bench, problems: list[Any], n: int, *args: Any, **more: Any) -> SampleBatch:
-            eos = self.tokenizer.eos_id
-            rows = [[*self.tokenizer.encode(text(p, i)), eos] for p in problems for i in range(n)]
-            lengths = np.array([len(r) for r in rows])
-            ids = np.full((len(rows), lengths.max()), -1, dtype=np.int32)
-            for row, whole in zip(ids, rows, strict=True):
-                row[: len(whole)] = whole
-            return SampleBatch(
-                ids, lengths, np.zeros(ids.shape, np.float32), np.repeat(np.arange(len(problems)), n),
-                np.tile(np.arange(n), len(problems)), np.ones(len(rows), dtype=bool),
-            )  # fmt: skip
-
-        monkeypatch.setattr(Bench, "sample", sample)
-
-    return set_writer
+def store(rare_store: RunStore) -> RunStore:
+    return rare_store
 
 
 def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
@@ -98,8 +40,8 @@ def rows_of(folder: RunFolder) -> list[dict[str, Any]]:
     return rows
 
 
-def test_a_program_fills_the_slice_that_is_named(store: RunStore) -> None:
-    folder = step(store, "synthetic", init="init", sources=["program"], rows=60, slices=["rare"])
+def test_a_program_fills_the_slice_that_is_named(store: RunStore, step: Any) -> None:
+    folder = step("synthetic", init="init", sources=["program"], rows=60, slices=["rare"])
     rows = rows_of(folder)
     assert len(rows) == 60 and {TASK.slice_of(Problem.parse(r["prompt"])) for r in rows} == {"rare"}
     data = PreparedData(store.folder("data").path)
@@ -111,9 +53,9 @@ def test_a_program_fills_the_slice_that_is_named(store: RunStore) -> None:
     assert record.spend.total_flops == 0  # no model was asked
 
 
-def test_self_made_rows_are_what_the_verifier_accepts(store: RunStore, writes: Any) -> None:
+def test_self_made_rows_are_what_the_verifier_accepts(writes: Any, step: Any) -> None:
     writes(lambda p, i: TASK.demonstration(p, i) if i % 2 else "1+1=2,2+1=3!")
-    folder = step(store, "synthetic", init="init", sources=["self"], problems=20, n=6, rows=1000)
+    folder = step("synthetic", init="init", sources=["self"], problems=20, n=6, rows=1000)
     stages = json.loads((folder.path / synthesize.STAGES_FILE).read_text())["stages"]["self"]
     assert stages["made"] == 120 and stages["verified"] == 60
     rows = rows_of(folder)
@@ -121,14 +63,14 @@ def test_self_made_rows_are_what_the_verifier_accepts(store: RunStore, writes: A
     assert max(Counter(r["prompt"] for r in rows).values()) <= 2
 
 
-def test_wrong_answers_find_the_problem_they_solve(store: RunStore, writes: Any) -> None:
+def test_wrong_answers_find_the_problem_they_solve(writes: Any, step: Any) -> None:
     def off_by_the_target(p: Problem, i: int) -> str:
         a, b, c = p.numbers
         return f"{a}+{b}={a + b},{a + b}+{c}={a + b + c}!"
 
     writes(off_by_the_target)
     spec = {"problems": 60, "n": 1, "rows": 1000, "near_duplicates": 0.0}
-    folder = step(store, "synthetic", init="init", sources=["back-translation"], slices=["rare"], **spec)
+    folder = step("synthetic", init="init", sources=["back-translation"], slices=["rare"], **spec)
     rows = rows_of(folder)
     assert rows and all(r["slice"] == "rare" and r["source"] == "back-translation" for r in rows)
     assert all(sum(Problem.parse(r["prompt"]).numbers) == Problem.parse(r["prompt"]).target for r in rows)
@@ -210,34 +152,34 @@ def test_rows_are_taken_in_turn_from_slices_and_sources() -> None:
     assert Counter(row.source for row in kept) == {"program": 4, "self": 2}
 
 
-def test_nothing_left_says_where_it_went(store: RunStore, writes: Any) -> None:
+def test_nothing_left_says_where_it_went(writes: Any, step: Any) -> None:
     writes(lambda p, i: "1+1=2!")
     with pytest.raises(FlopwiseError, match=r"no row is left \(self: made 10, verified 0"):
-        step(store, "synthetic", init="init", sources=["self"], problems=5, n=2)
+        step("synthetic", init="init", sources=["self"], problems=5, n=2)
 
 
-def test_weak_slices_are_found_filled_and_compared(store: RunStore, writes: Any) -> None:
+def test_weak_slices_are_found_filled_and_compared(writes: Any, step: Any) -> None:
     """A model that solves common problems alone: the rare slice is found, and rows are made for it."""
     writes(lambda p, i: "1!" if max(p.numbers) > 20 else TASK.demonstration(p, i))
-    weak = step(store, "weak-slices", init="init", problems_per_slice=60)
+    weak = step("weak-slices", init="init", problems_per_slice=60)
     found = slices.read_slices(weak)
     assert [r["slice"] for r in found] == ["rare", "common"] and [r["weak"] for r in found] == [True, False]
     assert found[0]["accuracy"] == 0 and found[1]["accuracy"] == 1 and weak.record().extra["weak"] == ["rare"]
-    made = step(store, "synthetic", init="init", weak=weak.name, rows=30, n=1)
+    made = step("synthetic", init="init", weak=weak.name, rows=30, n=1)
     assert {r["slice"] for r in rows_of(made)} == {"rare"}
-    same = step(store, "compare-slices", before="init", after="init", n=2, problems_per_slice=30)
+    same = step("compare-slices", before="init", after="init", n=2, problems_per_slice=30)
     for row in slices.read_slices(same):
         assert row["n"] == 30 and row["greedy"]["gain"] == row["greedy"]["se"] == 0
     assert same.record().metrics["greedy_gain_rare"].value == 0
     assert same.record().spend.total_flops == 0  # evaluation is no part of it
 
 
-def test_no_weak_slice_is_said_and_not_filled(store: RunStore, writes: Any) -> None:
+def test_no_weak_slice_is_said_and_not_filled(writes: Any, step: Any) -> None:
     writes(lambda p, i: TASK.demonstration(p, i))
-    weak = step(store, "weak-slices", init="init", problems_per_slice=30, seed=1)
+    weak = step("weak-slices", init="init", problems_per_slice=30, seed=1)
     assert weak.record().metrics["n_weak"].value == 0
     with pytest.raises(FlopwiseError, match="found no slice that is weaker"):
-        step(store, "synthetic", init="init", weak=weak.name, seed=1)
+        step("synthetic", init="init", weak=weak.name, seed=1)
 
 
 def test_chance_calls_a_slice_weak_no_oftener_than_alpha() -> None:
@@ -287,9 +229,9 @@ def test_roles_and_settings_that_contradict_each_other() -> None:
         section.model_validate({"sources": ["self", "self"]})
 
 
-def test_runs_are_deterministic(store: RunStore, tmp_path: Path) -> None:
-    one = step(store, "synthetic", init="init", rows=25, slices=["common"])
+def test_runs_are_deterministic(tmp_path: Path, step: Any) -> None:
+    one = step("synthetic", init="init", rows=25, slices=["common"])
     rows = (one.path / "samples.jsonl").read_bytes()
     (one.path / "samples.jsonl").unlink()
-    again = step(store, "synthetic", init="init", rows=25, slices=["common"])
+    again = step("synthetic", init="init", rows=25, slices=["common"])
     assert again.id == one.id and (again.path / "samples.jsonl").read_bytes() == rows
