@@ -32,13 +32,26 @@ def command_line() -> typer.Typer:
         isoflop,
         laws,
         plan,
+        posttrain,
         pretrain,
         report,
         runs,
     )
 
     if not app.registered_commands:
-        for group in (experiments, pretrain, runs, laws, isoflop, coverage, plan, infer, report, data):
+        for group in (
+            experiments,
+            pretrain,
+            posttrain,
+            runs,
+            laws,
+            isoflop,
+            coverage,
+            plan,
+            infer,
+            report,
+            data,
+        ):
             group.register(app)
     return app
 

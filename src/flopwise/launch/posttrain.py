@@ -39,12 +39,15 @@ class _Expansion:
     def data(self) -> None:
         """The task, and the datasets of others, read with the tokenizer of the first base."""
         recipe, d = self.recipe, self.recipe.data
+        if d is None:
+            return
         first = next(iter(recipe.bases.values()))
         parents = {"init": self.imported(next(iter(recipe.bases)))} if first.model else {}
         self.steps.append(
             Step(
-                name="data", kind="data", method=d.task, seed=recipe.seed, spec=d.model_dump(exclude_none=True),
-                parents=parents, seconds=3 + len(d.corpora) * d.max_chars / 4e6 * 5,
+                name="data", kind="data", method=d.task, seed=recipe.seed,
+                spec=d.model_dump(exclude_none=True), parents=parents,
+                seconds=3 + len(d.corpora) * d.max_chars / 4e6 * 5,
                 run="flopwise.data.prepare:run_step",
             )
         )  # fmt: skip
@@ -54,20 +57,10 @@ class _Expansion:
         from flopwise.posttrain import base
 
         if name not in self.bases:
-            spec = base.spec_of(self.recipe.bases[name].model)
-            self.steps.append(
-                Step(
-                    name=name,
-                    kind="base",
-                    method="import",
-                    seed=self.recipe.seed,
-                    spec=spec,
-                    seconds=3.0,
-                    run="flopwise.posttrain.base:run_step",
-                )
-            )
-            self.bases[name] = name
-            self.shapes[name] = None
+            model = self.recipe.bases[name].model
+            assert model is not None
+            self.steps.append(base.step(model, name, self.recipe.seed))
+            self.bases[name], self.shapes[name] = name, shape_of(model)
         return name
 
     def base(self, name: str) -> None:
@@ -76,7 +69,7 @@ class _Expansion:
         if base.model is not None:
             self.imported(name)
         else:
-            assert base.width is not None and base.tokens is not None
+            assert base.width is not None and base.tokens is not None and recipe.data is not None
             plan = Plan(
                 base.ladder(recipe.rates),
                 recipe.data.vocab_size,
@@ -88,12 +81,15 @@ class _Expansion:
             self.steps += new
             self.bases[name] = new[-1].name
             self.shapes[name] = plan.config(base.width)
+        if recipe.datasets:
+            from flopwise.data.instruct import source_sha256
         for dataset, section in recipe.datasets.items():
-            spec = {"path": section.path, **section.options}
+            spec = {"path": section.path, "sha256": source_sha256(section.path), **section.options}
             self.steps.append(
                 Step(
-                    name=f"{dataset}-for-{name}", kind="data", method="dataset", seed=recipe.seed, spec=spec,
-                    parents={"init": self.bases[name]}, seconds=5.0, run="flopwise.data.instruct:run_step",
+                    name=f"{dataset}-for-{name}", kind="data", method="instructions", seed=recipe.seed,
+                    spec=spec, parents={"init": self.bases[name]}, seconds=5.0,
+                    run="flopwise.data.instruct:run_step",
                 )
             )  # fmt: skip
 
@@ -124,9 +120,9 @@ class _Expansion:
         roles = {role: self.named(other, seed, entries) for role, other in entry.roles.items()}
         parents = {"data": data} | {r: n for r, n in roles.items() if r.rstrip("0123456789") in INHERITED}
         references = {r: n for r, n in roles.items() if r not in parents}
-        if entry.data:
+        if entry.data and recipe.data is not None:
             references["task"] = "data"
-        spec = {"rates": recipe.rates.model_dump(), "val_problems": recipe.val_problems, **entry.settings}
+        spec = {"rates": self.rates(base), "val_problems": recipe.val_problems, **entry.settings}
         flops, seconds = self.cost(cfg, entry.settings, roles)
         self.steps.append(
             Step(
@@ -135,8 +131,18 @@ class _Expansion:
                 n_params=count_params(cfg).non_embedding if cfg else None,
             )
         )  # fmt: skip
-        if entry.kind.makes == "policy" and entry.evaluate:
+        if entry.kind.makes == "policy" and entry.evaluate and recipe.data is not None:
             self.evaluation(step_name, seed, cfg)
+
+    def rates(self, base: str) -> dict[str, Any]:
+        """The base rates of runs that descend from a base."""
+        rates = self.recipe.rates
+        found = rates.model_dump(exclude_none=True)
+        if "lora" not in rates.model_fields_set:
+            del found["lora"]  # the usual one is no part of a run's id
+        if self.recipe.bases[base].model is not None:
+            found["optimiser"] = rates.optimiser or "adamw"
+        return found
 
     def cost(
         self, cfg: ModelConfig | None, settings: dict[str, Any], roles: dict[str, str]
@@ -192,3 +198,16 @@ class _Expansion:
                 run="flopwise.posttrain.laws:run_step",
             )
         )  # fmt: skip
+
+
+def shape_of(model: str) -> ModelConfig | None:
+    """The shape of a model from elsewhere, for estimates; None where its files do not say."""
+    import json
+
+    from flopwise.infer.resolve import find_model
+    from flopwise.models.families import from_hf
+
+    try:
+        return from_hf(json.loads((find_model(model).folder / "config.json").read_bytes()))
+    except (OSError, ValueError):
+        return None

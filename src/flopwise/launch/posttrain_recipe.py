@@ -58,8 +58,16 @@ class BaseSection(Section):
         return LadderSection(
             warmup_steps=max(1, min(40, steps // 10)),
             widths=[self.width], depth=self.depth, budgets=[self.tokens], batch_size=self.batch_size,
-            seq_len=self.seq_len, mixture=self.mixture, rates=rates,
+            seq_len=self.seq_len, mixture=self.mixture,
+            rates=RatesSection(**rates.model_dump(include=set(RatesSection.model_fields))),
         )  # fmt: skip
+
+
+class PosttrainRates(RatesSection):
+    """Base rates; `optimiser` none: Muon for bases made here, AdamW where one comes from elsewhere."""
+
+    optimiser: Literal["muon", "adamw"] | None = None
+    lora: float = Field(default=0.005, gt=0)
 
 
 class EvaluateSection(Section):
@@ -106,10 +114,11 @@ class PosttrainRecipe(Section):
     seeds: list[Seed] = Field(default=[0], min_length=1)
     """Every run is made with each; `seed` is that of data and base, which they share."""
     workers: Annotated[int, Field(ge=0, le=256)] = 2
-    data: PosttrainData
+    data: PosttrainData | None = None
+    """The verifiable task that models are judged on; none: they are judged by held-out rows."""
     datasets: dict[Name, DatasetSection] = Field(default={})
     bases: dict[Name, BaseSection] = Field(min_length=1)
-    rates: RatesSection = RatesSection()
+    rates: PosttrainRates = PosttrainRates()
     val_problems: Count = 256
     runs: dict[Name, dict[str, Any]] = Field(min_length=1)
     evaluate: EvaluateSection = EvaluateSection()
@@ -125,6 +134,11 @@ class PosttrainRecipe(Section):
     @model_validator(mode="after")
     def _runs_fit(self) -> PosttrainRecipe:
         entries = self.entries
+        if self.data is None:
+            if made := [name for name, base in self.bases.items() if base.model is None]:
+                raise ValueError(f"bases.{made[0]} is pretrained here, which needs data: give data.task")
+            if bare := [name for name, entry in entries.items() if entry.data is None]:
+                raise ValueError(f"runs.{bare[0]} has nothing to learn from: give data.task, or its own data")
         for law in self.laws:
             if wrong := [r for r in law.runs if r not in entries]:
                 raise ValueError(f"laws.{law.name} names run {wrong[0]!r}; there are {', '.join(entries)}")
@@ -197,4 +211,6 @@ class PosttrainRecipe(Section):
             raise ValueError(f"runs.{name}: {_explain(e, kind.section)}") from None
         if lacking := settings.lacks(roles | ({"data": data} if data else {})):
             raise ValueError(f"runs.{name}: {lacking}")
-        return RunEntry(method=kind.name, roles=roles, settings=settings.model_dump(), **shared)
+        return RunEntry(
+            method=kind.name, roles=roles, settings=settings.model_dump(exclude_none=True), **shared
+        )

@@ -18,7 +18,7 @@ Corpus = Annotated[str, one_of(corpora.NAMES)]
 
 def _known_task(name: str) -> str:
     if not tasks.is_task(name):
-        raise ValueError(f"must be one of {', '.join(tasks.TASKS)}")
+        raise ValueError(f"must be one of {tasks.NAMES}")
     return name
 
 

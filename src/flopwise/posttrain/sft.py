@@ -5,10 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flopwise.posttrain.bench import Bench, Progress, steps_for_flops
-from flopwise.posttrain.examples import epochs
+from flopwise.posttrain.examples import epochs, pack
 
 if TYPE_CHECKING:
     from flopwise.records.folder import RunFolder
+
+
+EPOCHS = 3.0
+"""Where neither steps nor epochs are given."""
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) -> None:
@@ -20,14 +24,24 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     """
     bench = Bench.open(folder, parents)
     spec = bench.spec
-    examples = bench.demonstrations()
-    next_batch = epochs(examples, spec["batch_size"], bench.data.tokenizer.pad_id, folder.seed)
+    examples, rows, pad = bench.demonstrations(), spec["batch_size"], bench.tokenizer.pad_id
+    if spec.get("pack"):
+        next_batch = pack(examples, spec["pack"], rows, pad, folder.seed)
+    else:
+        next_batch = epochs(examples, rows, pad, folder.seed)
     matched = [f for role, f in parents.items() if role.startswith("match")]
     if matched:
         target = sum(f.record().spend.total_flops for f in matched)
         steps = steps_for_flops(bench.model, target, [next_batch(i) for i in range(50)])
-    else:
+    elif spec.get("steps"):
         steps = spec["steps"]
+    else:
+        # Of a packed batch the learned tokens say how much of an epoch it is.
+        first = [next_batch(i) for i in range(min(50, max(1, len(examples) // rows)))]
+        learned = sum(len(e.completion) for e in examples)
+        per_step = sum(float((b.weights > 0).sum()) for b in first if b.weights is not None) / len(first)
+        steps = max(1, round((spec.get("epochs") or EPOCHS) * learned / per_step))
     counters = bench.fit(next_batch, steps, progress)
     unique = sum(len(e.prompt) + len(e.completion) for e in examples)
-    bench.finish(counters, {}, unique, {"steps": steps, "epochs": steps * spec["batch_size"] / len(examples)})
+    seen = steps * rows / len(examples)
+    bench.finish(counters, {}, unique, {"steps": steps} | ({} if spec.get("pack") else {"epochs": seen}))

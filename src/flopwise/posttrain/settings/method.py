@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from flopwise.launch.basics import Count, Section, Share
+from flopwise.models.adapters import TARGETS
 
 Makes = Literal["policy", "scorer", "data"]
 
@@ -18,6 +19,15 @@ class Settings(Section):
     def lacks(self, roles: dict[str, str]) -> str | None:
         """What is missing, given the runs it reads by role (a dataset as `data`); None where all is there."""
         return None
+
+
+class LoraSection(Section):
+    """Low-rank adapters, see `models.adapters.LoRA`."""
+
+    rank: Count = 16
+    alpha: float = Field(default=32.0, gt=0)
+    targets: tuple[str, ...] = TARGETS
+    rslora: bool = False
 
 
 class TrainingSection(Settings):
@@ -36,6 +46,8 @@ class TrainingSection(Settings):
     curve_points: Count = 4
     keep: Literal["last", "best"] = "last"
     patience: int = Field(default=0, ge=0)
+    lora: LoraSection | None = None
+    """Train adapters alone; the rate is `rates.lora` times `rate_factor`."""
 
 
 class SamplingSection(Settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,16 +10,20 @@ from flopwise.posttrain.settings.method import Count, Method, SamplingSection, S
 
 
 class SftSection(TrainingSection):
-    """Fine-tuning on pairs; with runs to `match`, it trains until it has spent what they did."""
+    """Fine-tuning on pairs, chats or texts for so many `steps` or `epochs` (none given: 3 epochs); with runs
+    to `match`, until it has spent what they did. `pack`: several samples in a row of so many tokens, apart
+    from each other; without it, batches hold rows of like length."""
 
     steps: Count | None = None  # type: ignore[assignment]
+    epochs: Annotated[float, Field(gt=0)] | None = None
     rate_factor: float = 1.0
+    pack: Count | None = None
 
     def lacks(self, roles: dict[str, str]) -> str | None:
         """What must be said besides."""
         matched = any(role.startswith("match") for role in roles)
-        if matched == (self.steps is not None):
-            return "give either steps, or the runs to match"
+        if matched + (self.steps is not None) + (self.epochs is not None) > 1:
+            return "give one of steps, epochs, and the runs to match"
         return None
 
 
