@@ -47,7 +47,7 @@ def step(model: str | Path, name: str = "base", seed: int = 0) -> Step:
 
 
 def content_sha256(folder: Path) -> str:
-    """SHA-256 of what makes a model answer as it does: weights, configuration, tokenizer; an adapter's base."""
+    """SHA-256 of what makes a model answer as it does: weights, configuration, tokenizer, base of an adapter."""
     whole = hashlib.sha256(weights_sha256(folder).encode())
     for name in (CONFIG_FILE, *TEXT_FILES):
         if (folder / name).is_file():
@@ -97,8 +97,8 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
 
 
 def link(source: Path, target: Path) -> None:
-    """The model of `source` in `target`: small files copied, weights linked (by a symbolic link where they lie
-    on another disk). A killed call can be made again."""
+    """The model of `source` in `target`: small files copied, weights linked (by a symbolic link where they
+    lie on another disk). A killed call can be made again."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for name in TEXT_FILES:
