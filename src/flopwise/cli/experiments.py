@@ -103,7 +103,7 @@ def _headline(out: Path) -> None:
     try:
         results = json.loads((out / "results.json").read_bytes())
         top, note = results["headline"], results["data"].get("note")
-        ladder = results.get("kind") == "ladder"
+        ladder = results.get("kind") in ("ladder", "posttrain")
     except (OSError, ValueError, KeyError):
         return
     asked = "" if ladder else "Where the next FLOP should go: "

@@ -2,8 +2,8 @@
 
 Keys of the results (missing numbers are null; each section's `missing` says in sentences what and why):
 
-- `schema` (1), `kind` ("laws": all three; "ladder": pretraining alone), `folder`, `made` (ISO time),
-  `problems` (files that could not be read).
+- `schema` (1), `kind` ("laws": all three; "ladder": pretraining alone; "posttrain": law 2 alone),
+  `folder`, `made` (ISO time), `problems` (files that could not be read).
 - `overview`: runs `done`, `failed`, `unfinished`; `total_flops` of all finished runs, and its parts
   `train_flops`, `generate_flops`, `score_flops`; `worker_seconds` (sum of the runs' wall time),
   `span_seconds` (first start to last end), `devices`, `versions`, `by_kind` (kind, runs, total_flops,
@@ -30,6 +30,10 @@ Keys of the results (missing numbers are null; each section's `missing` says in 
   table, `y` the target, `predicted` and `residual` of the fit), `variants`, `curves` (by variant and size,
   over D and C), fit, candidates, chosen, `predictions` as written, `verification` (beside what was measured),
   `comparison` (factor of compute that a variant saves, with its interval), notes.
+- `methods`: of an experiment of law 2, `entries` (every policy over its seeds: greedy, pass_at_1 and
+  pass_at_16 with standard errors over problems and seeds, `change` from its start and `versus` its control,
+  paired; spend, `beyond_flops` of all it was made from but its start; alarm; curves), `others` (scorers,
+  data), `laws`.
 - `rungs`: `points`, every measured run with its losses by corpus; `seed_noise`. `isoflop`: by variant,
   budgets with parabola and minimum, exponents of N* and D* in C. `tuning`: searches over the rates.
 - `savings`: training FLOPs `spent` on branched trunks, of the same runs made apart (`separate`) and of the
@@ -63,9 +67,15 @@ from flopwise.report.ladder_tuning import collect_tuning
 from flopwise.report.law1 import collect_pretraining
 from flopwise.report.law2 import collect_posttraining
 from flopwise.report.law3 import collect_testtime
+from flopwise.report.posttraining import collect_experiment, is_posttraining
+from flopwise.report.posttraining_headline import posttraining_headline
 from flopwise.report.runs import MISSHAPEN, Runs, clean, misshapen, number
 
 SCHEMA = 1
+TELL: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "laws": headline, "ladder": ladder_headline, "posttrain": posttraining_headline,
+}  # fmt: skip
+"""What comes first, by kind of experiment."""
 _NO_SAVINGS: dict[str, Any] = {"spent": None, "by_variant": []}
 _EMPTY_RUNGS: dict[str, Any] = {
     "points": [], "variants": [], "measure": None, "corpora": [], "seed_noise": [], "noise": None,
@@ -82,7 +92,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
     runs = Runs(Path(folder))
     results: dict[str, Any] = {
         "schema": SCHEMA,
-        "kind": "ladder" if is_ladder(runs) else "laws",
+        "kind": "posttrain" if is_posttraining(runs) else "ladder" if is_ladder(runs) else "laws",
         "folder": Path(folder).resolve().name,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "overview": _overview(runs),
@@ -95,7 +105,10 @@ def collect(folder: str | Path) -> dict[str, Any]:
         **_ladder(runs),
         "runs": _rows(runs),
     }
-    tell = ladder_headline if results["kind"] == "ladder" else headline
+    if results["kind"] == "posttrain":
+        empty: dict[str, Any] = {"entries": [], "others": [], "laws": []}
+        results["methods"] = empty | _section("The methods", collect_experiment, runs)
+    tell = TELL[results["kind"]]
     results["headline"] = {"answer": None, "expects": None, "findings": []}
     results["headline"] |= _section("The headline", tell, results)
     results["problems"] = runs.problems

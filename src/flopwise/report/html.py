@@ -11,6 +11,7 @@ from typing import Any
 from flopwise.report import (
     figures,
     figures_ladder,
+    figures_posttraining,
     figures_questions,
     figures_rungs,
     format,
@@ -28,6 +29,9 @@ PARTS = {
     "ladder": {
         "ladder_head": "", "ladder_laws": "Laws", "ladder_compare": "Comparisons",
         "ladder_rungs": "Rungs", "ladder_numbers": "Numbers",
+    },
+    "posttrain": {
+        "post_head": "", "post_methods": "Methods", "family": "Family tree", "numbers": "Numbers",
     },
 }  # fmt: skip
 """Sections of the page by kind of experiment, with their names in the page's navigation."""
@@ -88,7 +92,7 @@ def _part(environment: Any, name: str, results: dict[str, Any]) -> Any:
 
     shown = {
         "r": results, "fig": figures, "ask": figures_questions, "lad": figures_ladder,
-        "rung": figures_rungs,
+        "rung": figures_rungs, "post": figures_posttraining,
         "said": ladder_headline.value,
         "nothing": format.NOTHING,
     }  # fmt: skip
