@@ -24,7 +24,8 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     """
     bench = Bench.open(folder, parents)
     spec = bench.spec
-    examples, rows, pad = bench.demonstrations(), spec["batch_size"], bench.tokenizer.pad_id
+    examples = bench.demonstrations()[: spec.get("demonstrations")]
+    rows, pad = spec["batch_size"], bench.tokenizer.pad_id
     if spec.get("pack"):
         next_batch = pack(examples, spec["pack"], rows, pad, folder.seed)
     else:
@@ -44,4 +45,4 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     counters = bench.fit(next_batch, steps, progress)
     unique = sum(len(e.prompt) + len(e.completion) for e in examples)
     seen = steps * rows / len(examples)
-    bench.finish(counters, {}, unique, {"steps": steps} | ({} if spec.get("pack") else {"epochs": seen}))
+    bench.finish(counters, {}, unique, {"steps": steps, "examples": len(examples)} | ({} if spec.get("pack") else {"epochs": seen}))

@@ -18,6 +18,8 @@ class SftSection(TrainingSection):
     epochs: Annotated[float, Field(gt=0)] | None = None
     rate_factor: float = 1.0
     pack: Count | None = None
+    demonstrations: Count | None = None
+    """Only the first so many: how accuracy grows with data."""
 
     def lacks(self, roles: dict[str, str]) -> str | None:
         """What must be said besides."""
