@@ -67,8 +67,8 @@ def rare_store(tmp_path_factory: pytest.TempPathFactory) -> RunStore:
     store = RunStore(tmp_path_factory.mktemp("synthetic"))
     spec = {
         "corpora": [], "max_chars": 1000, "vocab_size": 300, "heldout_fraction": 0.1,
-        "task": "countdown-rare", "demonstrations": 200, "rl_problems": 300, "val_problems": 100, "test_problems": 100,
-        "slice_problems": 40,
+        "task": "countdown-rare", "demonstrations": 200, "rl_problems": 300, "val_problems": 100,
+        "test_problems": 100, "slice_problems": 40,
     }  # fmt: skip
     data = store.prepare("data", "countdown-rare", spec, name="data")
     prepare.run_step(data, {}, lambda fraction: None)

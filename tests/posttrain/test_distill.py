@@ -16,10 +16,11 @@ from flopwise.data.tokenizer import ByteTokenizer
 from flopwise.errors import FlopwiseError
 from flopwise.flops.count import score_flops
 from flopwise.models import hf
+from flopwise.models.transformer import Transformer
 from flopwise.posttrain import distill, teacher
 from flopwise.posttrain.bench import Bench
 from flopwise.posttrain.examples import Example, collate
-from flopwise.posttrain.rejection import read_rows
+from flopwise.posttrain.rejection import read_examples, read_rows
 from flopwise.posttrain.teacher import TeacherLogits, Writer, fingerprint
 from flopwise.records.folder import RunFolder
 from flopwise.records.store import RunStore
@@ -199,6 +200,28 @@ def test_a_fingerprint_goes_by_what_ids_mean(taught: RunStore) -> None:
 
     assert fingerprint(own) == fingerprint(Tokenizer.load(init.path / "model"))
     assert fingerprint(own) != fingerprint(ByteTokenizer())
+
+
+def test_sequences_cross_tokenizers(taught: RunStore, step: Any, writes: Any) -> None:
+    """A student of bytes learns, and is judged by, the texts of a teacher of merged tokens."""
+    writes(lambda p, i: TASK.demonstration(p, i))
+    made = step("verified-samples", init="init", problems=12, n=1)
+    if "bytes" not in {r.name for r in taught.records()}:
+        data = taught.folder("data")
+        student = taught.prepare("sft", "sft", {"n": 2}, {"data": data.id}, name="bytes")
+        cfg = hf.load(taught.folder("init").path / "model").cfg.with_(vocab_size=258)
+        hf.save(Transformer(cfg).initialise(0), student.path / "model", ByteTokenizer())
+        record = taught.get("init")
+        student.finish(metrics={}, spend=record.spend, model=record.model)
+    folder = step("distill-sequences", init="bytes", samples=made.name, with_demonstrations=False, **TRAIN)
+    assert folder.record().extra["examples"] == 12
+    parents = {"data": taught.folder("data"), "init": folder}
+    bench = Bench.open(folder, parents)
+    assert bench.tokenizer.vocab_size == 258
+    row = read_rows(made)[0]
+    found = read_examples(bench, made)[0]
+    assert bench.tokenizer.decode(found.prompt) == row["prompt"] and len(found.prompt) == len(row["prompt"])
+    assert found.completion[-1] == bench.tokenizer.eos_id
 
 
 @pytest.mark.parametrize("verify", [True, False])

@@ -79,10 +79,10 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
     from flopwise.data.prepare import PreparedData
     from flopwise.flops.spend import Stopwatch
     from flopwise.models import hf
-    from flopwise.posttrain.bench import model_fields
+    from flopwise.posttrain.bench import model_fields, read_by
 
     watch = Stopwatch()
-    data = PreparedData(parents["data"].path)
+    data = read_by(PreparedData(parents["data"].path), parents["model"].path / "model")
     model = hf.load(parents["model"].path / "model").eval()
     scorer = hf.load(parents["reward"].path / "model").eval() if "reward" in parents else None
     judged = sample_and_judge(model, scorer, data, folder.spec, folder.seed, progress)

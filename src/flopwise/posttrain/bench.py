@@ -61,8 +61,8 @@ class Bench:
         model = load_model(parents[role])
         if folder.spec.get("lora"):
             lora.attach(model, LoRA(**folder.spec["lora"]), folder.seed)
-        asked = open_data(parents["task"]) if "task" in parents else None
-        return cls(folder, open_data(parents["data"]), model, asked, base)
+        asked = read_by(open_data(parents["task"]), base) if "task" in parents else None
+        return cls(folder, read_by(open_data(parents["data"]), base), model, asked, base)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -284,6 +284,17 @@ def open_data(run: RunFolder) -> Any:
     from flopwise.data.prepare import PreparedData
 
     return Instructions(run.path) if is_dataset(run.path) else PreparedData(run.path)
+
+
+def read_by(data: Any, model: Path) -> Any:
+    """A task's data as the model in this folder reads them: texts go through its own tokenizer, which may be
+    another than the one that the data were prepared with. Rows of somebody's own hold token ids, and stay."""
+    from flopwise.data.tokenizer import hub_tokenizer
+
+    own, theirs = model / "tokenizer.json", data.path / "tokenizer.json"
+    if own_rows(data) is None and own.exists() and own.read_bytes() != theirs.read_bytes():
+        data.tokenizer = hub_tokenizer(str(model))
+    return data
 
 
 def own_rows(data: Any) -> Instructions | None:

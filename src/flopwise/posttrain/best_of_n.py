@@ -51,7 +51,9 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
         return found
 
     for part, samples in sample_blocks(bench, problems, ledger, parents["init"].id, progress):
-        right = bench.verify(part, samples) if bench.data.task else np.zeros(len(samples.lengths), dtype=bool)
+        right = (
+            bench.verify(part, samples) if bench.asked.task else np.zeros(len(samples.lengths), dtype=bool)
+        )
         tokens += samples.usage.decode_tokens
         value = np.where(samples.finished, scores(part, samples, right), -math.inf).reshape(len(part), n)
         best = value.argmax(1) + np.arange(len(part)) * n
@@ -62,7 +64,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
         right_kept += int(right[best].sum())
     write_rows(folder, rows)
     metrics = {"kept": Metric(value=len(rows)), "kl_bound": Metric(value=math.log(n) - (n - 1) / n)}
-    if bench.data.task:
+    if bench.asked.task:
         of = len(problems)
         metrics |= {
             "accept_rate": Metric(value=right_any / (of * n), n=of * n),
@@ -74,6 +76,6 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
         metrics=metrics,
         spend=watch.spend(ledger, tokens=tokens),
         model=model_fields(bench.model),
-        data={"corpus": bench.data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
+        data={"corpus": bench.asked.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
         extra={"sampled_from": parents["init"].id, "by": spec["by"]},
     )  # fmt: skip

@@ -82,7 +82,7 @@ class Lessons:
             )
         self.teacher = taught.model.eval()
         self.k = min(self.spec["top_k"], self.teacher.cfg.vocab_size)
-        self.pool = bench.data.problems("rl")
+        self.pool = bench.problems("rl")
         self.size = self.spec["batch_size"]
         if len(self.pool) < self.size:
             raise FlopwiseError(
@@ -117,7 +117,7 @@ class Lessons:
         bench.model.train()
         batch = collate(bench.sampled_examples(problems, samples), bench.tokenizer.pad_id)
         batch.ledger.used("sample", bench.folder.id, samples.usage)
-        batch.info = {"reward": float(bench.verify(problems, samples).mean())} if bench.data.task else {}
+        batch.info = {"reward": float(bench.verify(problems, samples).mean())} if bench.asked.task else {}
         return batch
 
     def problems(self, step: int) -> list[Any]:

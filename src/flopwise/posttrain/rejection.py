@@ -15,7 +15,7 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
 from flopwise.flops.spend import Stopwatch
-from flopwise.posttrain.bench import Bench, Progress, completion_ids, model_fields, to_examples
+from flopwise.posttrain.bench import Bench, Progress, completion_ids, model_fields, own_rows, to_examples
 from flopwise.posttrain.examples import Example, epochs
 
 if TYPE_CHECKING:
@@ -76,13 +76,13 @@ def synthesize_step(folder: RunFolder, parents: dict[str, RunFolder], progress: 
         spend=watch.spend(ledger, tokens=tokens),
         model=model_fields(bench.model),
         extra={"sampled_from": parents[role].id},
-        data={"corpus": bench.data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
+        data={"corpus": bench.asked.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
     )  # fmt: skip
 
 
 def pool(bench: Bench) -> list[Any]:
     """The spec's training problems, from `first_problem` on and round again where they end."""
-    spec, there = bench.spec, bench.data.problems("rl")
+    spec, there = bench.spec, bench.problems("rl")
     if not there:
         raise FlopwiseError("there is no training problem to sample; give a task or rows with answers")
     return [there[(spec["first_problem"] + i) % len(there)] for i in range(spec["problems"])]
@@ -144,7 +144,22 @@ def read_samples(folder: RunFolder) -> list[tuple[str, str]]:
 
 def read_examples(bench: Bench, folder: RunFolder) -> list[Example]:
     """The same as this bench's model reads them: texts go through its own tokenizer."""
-    return to_examples(bench.data, read_samples(folder))
+    return examples_of(bench, read_samples(folder))
+
+
+def examples_of(bench: Bench, pairs: list[tuple[str, str]]) -> list[Example]:
+    """Prompts and completions as token ids; the prompt of a chat with the special tokens that its text
+    lacks."""
+    rows = own_rows(bench.data)
+    examples = to_examples(bench.data, pairs)
+    if rows is None or rows.kind == "text":
+        return examples
+    known = {p.prompt: p.prompt_ids for p in rows.problems("rl")}
+    end = rows.stop_ids[-1]
+    return [
+        Example(known[prompt], (*e.completion[:-1], end)) if prompt in known else e
+        for (prompt, _), e in zip(pairs, examples, strict=True)
+    ]
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) -> None:

@@ -79,7 +79,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
         },
         spend=watch.spend(ledger, tokens=sum(r["tokens"] for r in ledger.rows())),
         model=model_fields(bench.model),
-        data={"corpus": bench.data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
+        data={"corpus": bench.asked.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
         extra={"sampled_from": parents["init"].id, "search": spec["search"]},
     )  # fmt: skip
 
@@ -92,7 +92,7 @@ class Searcher:
 
     def __init__(self, bench: Bench, parents: dict[str, RunFolder], ledger: Ledger):
         self.bench, self.spec, self.ledger, self.parents = bench, bench.spec, ledger, parents
-        self.task = bench.data.open_task()
+        self.task = bench.asked.open_task()
         self.engine = LocalEngine(bench.model.eval())
         self.scorer = LocalEngine(load_model(parents["reward"]).eval()) if "reward" in parents else None
         self.ends = step_tokens(bench.tokenizer, self.spec["step_ends"])

@@ -40,8 +40,8 @@ def weak_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progre
     problems = by_slice(bench, "val", bench.spec["problems_per_slice"])
     if len(problems) < 2:
         raise FlopwiseError(
-            f"weak-slices: {len(problems)} slice(s) of {bench.data.task} have {LEAST} validation problems or "
-            "more, two are needed; set data.slice_problems, so that each slice has some"
+            f"weak-slices: {len(problems)} slice(s) of {bench.asked.task} have {LEAST} validation problems "
+            "or more, two are needed; set data.slice_problems, so that each slice has some"
         )
     right: dict[str, np.ndarray] = {}
     for i, (name, asked) in enumerate(problems.items(), 1):
@@ -62,7 +62,7 @@ def weak_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progre
         },
         spend=watch.spend(ledger),
         model=model_fields(bench.model),
-        data={"corpus": bench.data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
+        data={"corpus": bench.asked.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
         extra={"weak": [row["slice"] for row in rows if row["weak"]]},
     )  # fmt: skip
 
@@ -82,7 +82,7 @@ def compare_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Pro
     problems = by_slice(bench, "test", bench.spec["problems_per_slice"])
     if not problems:
         raise FlopwiseError(
-            f"compare-slices: no slice of {bench.data.task} has {LEAST} test problems; set "
+            f"compare-slices: no slice of {bench.asked.task} has {LEAST} test problems; set "
             "data.slice_problems"
         )
     found: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
@@ -106,7 +106,7 @@ def compare_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Pro
         metrics=metrics,
         spend=watch.spend(ledger),
         model=model_fields(models["after"]),
-        data={"corpus": bench.data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
+        data={"corpus": bench.asked.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
         extra={"slices": rows},
     )  # fmt: skip
 
@@ -114,12 +114,12 @@ def compare_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Pro
 def by_slice(bench: Bench, split: str, at_most: int) -> dict[str, list[Any]]:
     """Held-out problems of each slice with at least `LEAST` of them: of the slice's own set, where the data
     have one (`val_rare`), and those of the general set."""
-    task, sets = bench.data.open_task(), bench.data.about.get("problems", {})
+    task, sets = bench.asked.open_task(), bench.asked.about.get("problems", {})
     found: dict[str, list[Any]] = {}
     for name in sets:
         if name.startswith(f"{split}_"):
-            found.setdefault(name.removeprefix(f"{split}_"), []).extend(bench.data.problems(name))
-    for problem in bench.data.problems(split):
+            found.setdefault(name.removeprefix(f"{split}_"), []).extend(bench.problems(name))
+    for problem in bench.problems(split):
         found.setdefault(task.slice_of(problem), []).append(problem)
     return {name: part[:at_most] for name, part in sorted(found.items()) if len(part) >= LEAST}
 

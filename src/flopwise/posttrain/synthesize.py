@@ -19,9 +19,9 @@ from flopwise.data.dedup import near_duplicates
 from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
 from flopwise.flops.spend import Stopwatch
-from flopwise.posttrain.bench import Bench, Progress, logprobs_of, model_fields, to_examples
+from flopwise.posttrain.bench import Bench, Progress, logprobs_of, model_fields
 from flopwise.posttrain.examples import collate
-from flopwise.posttrain.rejection import write_rows
+from flopwise.posttrain.rejection import examples_of, write_rows
 from flopwise.posttrain.slices import read_slices
 from flopwise.posttrain.synthetic_sources import Row, Sources
 
@@ -116,7 +116,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
         | {f"kept_{name}": Metric(value=n) for name, n in sorted(by_slice.items())},
         spend=watch.spend(ledger, tokens=sum(r["tokens"] for r in ledger.rows())),
         model=model_fields(bench.model),
-        data={"corpus": bench.data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
+        data={"corpus": bench.asked.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
         extra=about,
     )  # fmt: skip
 
@@ -140,8 +140,8 @@ def wanted_slices(spec: dict[str, Any], found: RunFolder | None) -> list[str] | 
 
 def held_out_problems(bench: Bench) -> list[Any]:
     """All validation and test problems there are, those of single slices too."""
-    sets = bench.data.about.get("problems", {})
-    return [p for name in sets if name.startswith(("val", "test")) for p in bench.data.problems(name)]
+    sets = bench.asked.about.get("problems", ("val", "test"))
+    return [p for name in sets if name.startswith(("val", "test")) for p in bench.problems(name)]
 
 
 def verified(rows: Sequence[Row], sources: Sources) -> list[Row]:
@@ -165,7 +165,7 @@ def distinct(rows: Sequence[Row], keep_per_problem: int) -> list[Row]:
 
 def clean(rows: Sequence[Row], sources: Sources, held_out: Sequence[Any]) -> list[Row]:
     """Those that give no validation or test problem away, neither in the prompt nor by a worked attempt."""
-    find = sources.task.detector(held_out)
+    find = sources.task.detector(map(sources.judged, held_out))
     return [
         row for row in rows
         if row.problem.key not in sources.held_out
@@ -180,7 +180,7 @@ def by_quality(
     `drop_unlikely` share that the model finds least likely per token; also the quartiles of that likelihood,
     in nats per token, where it was taken."""
     spec = bench.spec
-    examples = to_examples(bench.data, [(r.problem.prompt, r.completion) for r in rows])
+    examples = examples_of(bench, [(r.problem.prompt, r.completion) for r in rows])
     fits = [i for i, e in enumerate(examples) if len(e) - 1 <= bench.model.cfg.max_seq_len]
     rows, examples = [rows[i] for i in fits], [examples[i] for i in fits]
     if not rows or not (spec["drop_long"] or spec["drop_unlikely"]):

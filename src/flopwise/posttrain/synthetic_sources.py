@@ -7,10 +7,12 @@ from collections.abc import Callable, Collection, Hashable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from flopwise.data.instructions import InstructProblem
 from flopwise.data.tasks import Task
+from flopwise.data.tasks.table import PREFIX
 from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
-from flopwise.posttrain.bench import Bench, completion_ids
+from flopwise.posttrain.bench import Bench, completion_ids, own_rows
 from flopwise.posttrain.rejection import sample_blocks
 
 SOURCES = ("program", "self", "back-translation")
@@ -45,8 +47,19 @@ class Sources:
 
     @property
     def task(self) -> Task[Any]:
-        """The task of the bench's data."""
-        return self.bench.data.open_task()
+        """The task that judges."""
+        return self.bench.asked.open_task()
+
+    def judged(self, problem: Any) -> Any:
+        """A problem as its task knows it: somebody's own row is a prompt with an answer until then."""
+        if isinstance(problem, InstructProblem):
+            return self.task.from_row({"prompt": problem.prompt, "answer": problem.answer})
+        return problem
+
+    @property
+    def makes_problems(self) -> bool:
+        """Whether a program makes new problems: of somebody's own rows there are those and no more."""
+        return own_rows(self.bench.asked) is None and not self.task.name.startswith(PREFIX)
 
     def rows(self, source: str, n: int) -> Iterator[Row]:
         """Candidates of a source: for n problems by program, for the spec's `problems` else.
@@ -65,18 +78,18 @@ class Sources:
         """n new problems, spread evenly over the slices, each with its slice: the task makes them, or they
         are taken from the training problems where it cannot (a user's rows)."""
         task, seed = self.task, self.bench.folder.seed * 1_000_003 + salt
-        given = self.bench.data.problems("rl")
+        given = self.bench.problems("rl")
         wanted: list[str | None] = list(self.slices) if self.slices else [None]
         out: list[tuple[Any, str]] = []
         for i, name in enumerate(wanted):
             size = n // len(wanted) + (i < n % len(wanted))
-            if makes_problems(task):
+            if self.makes_problems:
                 taken = {*self.held_out, *(p.key for p, _ in out)}
                 found = task.generate(size, seed + i, taken, slice=name)
             else:
-                there = [p for p in given if name is None or task.slice_of(p) == name]
+                there = [p for p in given if name is None or task.slice_of(self.judged(p)) == name]
                 found = there[:size]
-            out += [(p, name or task.slice_of(p)) for p in found]
+            out += [(p, name or task.slice_of(self.judged(p))) for p in found]
         if not out:
             raise FlopwiseError(
                 f"synthetic: there is no training problem of slice {', '.join(self.slices or ['all'])}; add "
@@ -87,7 +100,7 @@ class Sources:
     def program(self, n: int) -> Iterator[Row]:
         """Worked solutions by the task's own program."""
         task, seed = self.task, self.bench.folder.seed
-        if not makes_problems(task):
+        if not self.makes_problems:
             raise FlopwiseError(
                 f"synthetic: no program makes problems of {task.name}; use source self, which samples a model"
             )
@@ -124,11 +137,6 @@ class Sources:
                 name = task.slice_of(problem)
                 if self.slices is None or name in self.slices:
                     yield Row(problem, completion, "back-translation", name)
-
-
-def makes_problems(task: Task[Any]) -> bool:
-    """Whether a task has a program that makes new problems: a table of somebody's rows has none."""
-    return not task.name.startswith("table:")
 
 
 def restater(task: Task[Any]) -> Callable[[Any, str], tuple[Any, str] | None]:

@@ -90,7 +90,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
         },
         spend=watch.spend(ledger, tokens=sum(map(len, examples))),
         model=model_fields(bench.model),
-        data={"corpus": bench.data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
+        data={"corpus": bench.asked.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
         extra={"top_k": k, "precision": spec["precision"]},
     )  # fmt: skip
 
