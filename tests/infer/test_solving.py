@@ -78,7 +78,7 @@ def test_a_folder_from_elsewhere_has_no_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nothing", "no folder with a config.json and no run"),
+        ("nothing", "no folder with a config.json, no run"),
         ("{runs}/nothing", "matches no run"),
         ("{runs}/fit", "made no model"),
         ("", "no folder with a config.json"),

@@ -1,4 +1,4 @@
-"""`flopwise solve`, `eval`, `score`: test-time compute, on own models and on anybody's samples."""
+"""`flopwise tasks`, `solve`, `eval`, `score`: test-time compute, on own models and on anybody's samples."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from flopwise.infer.solving import Answer
 
 MODEL_HELP = "A Hugging Face folder, a run's folder, or RUNS/NAME, as demo/grpo."
-TASKS = ("countdown",)
-
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
 Strategy = Annotated[str, typer.Option("--strategy", help="greedy, self_consistency or best_of_n.")]
 N = Annotated[int, typer.Option("-n", help="Samples per prompt (greedy takes one).")]
@@ -27,7 +25,25 @@ Reward = Annotated[
     str | None, typer.Option("--reward", help="Reward model, named like MODEL; implies --by reward.")
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", help="Limit of a completion.")]
+MaxTokens = Annotated[
+    int | None,
+    typer.Option("--max-tokens", help="Limit of a completion; by default what the task's solutions need."),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="Which problems: see `flopwise tasks`; by default those of the model's data, or countdown.",
+    ),
+]
+Style = Annotated[
+    str,
+    typer.Option(
+        "--style",
+        help="How it is asked: plain, few_shot (after worked problems), chat (the model's template).",
+    ),
+]
+Shots = Annotated[int, typer.Option("--shots", help="Worked problems before each in the style few_shot.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same samples.")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of runs in which MODEL is a name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -35,9 +51,52 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
+    app.command("tasks")(tasks)
     app.command("solve")(solve)
     app.command("eval")(evaluate)
     app.command("score")(score)
+
+
+def tasks(
+    name: Annotated[
+        str | None, typer.Argument(help="Show problems of this one: a name, table:FILE or gym:NAME.")
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="How many problems to show.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed shows others.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """The problems a program can judge: what there is, or one of them with worked solutions."""
+    from flopwise.data.tasks import TASKS, task
+
+    if name is None:
+        rows = [
+            {"task": t.name, "about": t.about, "example": t.example, "slices": t.slices}
+            for t in TASKS.values()
+        ]
+        if as_json:
+            typer.echo(json.dumps(rows, indent=1))
+            return
+        for row in rows:
+            typer.echo(f"{row['task']:<16}{row['about']}")
+            typer.echo(f"{'':<16}{_printable(str(row['example']))}")
+        typer.echo("table:FILE      your own rows; gym:NAME  those of reasoning-gym; see docs/tasks.md")
+        return
+    one = task(name)
+    shown = [
+        {
+            "prompt": p.prompt, "slice": one.slice_of(p), "chat": one.prompt_for(p, "chat"),
+            "demonstration": one.demonstration(p, seed),
+        }
+        for p in one.generate(n, seed)
+    ]  # fmt: skip
+    about = {"task": one.name, "about": one.about, "slices": one.slices, "max_tokens": one.max_tokens}
+    if as_json:
+        typer.echo(json.dumps({**about, "problems": shown}, indent=1))
+        return
+    typer.echo(f"{_printable(one.name)}: {_printable(one.about)}")
+    typer.echo(f"slices: {_printable(', '.join(one.slices))}")
+    for row in shown:
+        typer.echo(_printable(row["prompt"] + row["demonstration"]))
 
 
 def solve(
@@ -45,12 +104,15 @@ def solve(
     prompt: Annotated[
         list[str], typer.Option("-p", "--prompt", help="A problem, as '7, 3, 3 = 24'; repeatable.")
     ],
+    task: TaskName = None,
     strategy: Strategy = "best_of_n",
     n: N = 16,
     by: By = "verifier",
     reward: Reward = None,
     temperature: Temperature = 1.0,
-    max_tokens: MaxTokens = 64,
+    max_tokens: MaxTokens = None,
+    style: Style = "plain",
+    shots: Shots = 4,
     seed: Seed = 0,
     runs: Runs = None,
     as_json: Json = False,
@@ -72,6 +134,9 @@ def solve(
         seed,
         runs,
         on_progress=bar,
+        task=task,
+        style=style,
+        shots=shots,
     )
     bar.close()
     if as_json:
@@ -84,7 +149,7 @@ def solve(
 
 def evaluate(
     model: Model,
-    task: Annotated[str, typer.Option("--task", help="What to be tested on: countdown.")] = "countdown",
+    task: TaskName = None,
     strategy: Strategy = "greedy",
     n: N = 16,
     problems: Annotated[int, typer.Option("--problems", help="Held-out problems to ask.")] = 500,
@@ -94,7 +159,9 @@ def evaluate(
     by: By = "verifier",
     reward: Reward = None,
     temperature: Temperature = 1.0,
-    max_tokens: MaxTokens = 64,
+    max_tokens: MaxTokens = None,
+    style: Style = "plain",
+    shots: Shots = 4,
     seed: Seed = 0,
     runs: Runs = None,
     as_json: Json = False,
@@ -102,13 +169,12 @@ def evaluate(
     """Accuracy of a strategy on held-out problems, with its interval, and FLOPs per question."""
     from flopwise.infer.solving import accuracy
 
-    if task not in TASKS:
-        raise FlopwiseError(f"eval: task is {task[:40]!r}, must be one of {', '.join(TASKS)}")
     _settle()
     bar = Bar("sampling", quiet=as_json)
     result = accuracy(
         model, problems, data, runs, strategy=strategy, n=n, by=_judge(by, reward), reward=reward,
-        temperature=temperature, max_tokens=max_tokens, seed=seed, on_progress=bar,
+        temperature=temperature, max_tokens=max_tokens, seed=seed, on_progress=bar, task=task,
+        style=style, shots=shots,
     )  # fmt: skip
     bar.close()
     if as_json:
@@ -120,7 +186,8 @@ def evaluate(
         f"{result['high']:.3f}) on {result['n_problems']} problems, {result['abstained']} without an answer"
     )
     typer.echo(f"{each['total']:.3g} FLOPs per question, {_parts(each)}")
-    typer.echo(f"problems: {_printable(result['problems_from'])}")
+    asked = f"{result['task']}, {result['style']}, {result['problems_from']}"
+    typer.echo(f"problems: {_printable(asked)}")
     if result["maybe_seen"]:
         typer.echo(
             "flopwise: these problems were generated and may have been in the model's training; "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flopwise.data.tasks import STYLES, Task
@@ -23,9 +24,11 @@ class Asked:
 
     @classmethod
     def of(
-        cls, task: Task[Any], problems: Sequence[Any], style: str, shots: int, tokenizer: Tokenizer
-    ) -> Asked:
-        """Ask problems of a task in a style: `plain`, or `few_shot` after `shots` worked ones.
+        cls, task: Task[Any], problems: Sequence[Any], style: str, shots: int, tokenizer: Tokenizer,
+        folder: Path,
+    ) -> Asked:  # fmt: skip
+        """Ask problems of a task in a style: `plain`; `few_shot`, after `shots` worked ones; `chat`, by the
+        template in the model's folder, or ChatML where it has none.
 
         Raises:
             FlopwiseError: an unknown style, or fewer than one shot.
@@ -34,6 +37,12 @@ class Asked:
             raise FlopwiseError(f"prompt style is {style!r:.40}, must be one of {', '.join(STYLES)}")
         if style == "few_shot" and shots < 1:
             raise FlopwiseError(f"few_shot: {shots} worked problems asked for, must be at least 1")
+        if style == "chat":
+            from flopwise.data.chat import ChatTemplate
+
+            template = ChatTemplate.load(folder, tokenizer)
+            ids = [template.prompt_ids(task.messages_for(problem)) for problem in problems]
+            return cls(ids, template.stop_ids, style)
         texts = [task.prompt_for(problem, style, shots) for problem in problems]
         ends = task.completion_ends(style)
         stop = [tokenizer.eos_id] + ([] if ends is None else tokens_with(tokenizer, ends))

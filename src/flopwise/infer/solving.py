@@ -130,7 +130,7 @@ def solve(
         )
     engine, tokenizer = _open(found)
     judge = None if reward is None else _open_judge(find_model(reward, runs), found)
-    asked = Asked.of(exercise, problems, style, shots, tokenizer)
+    asked = Asked.of(exercise, problems, style, shots, tokenizer, found.folder)
     ids = asked.ids
     if max_tokens is None:
         max_tokens = max(1, min(exercise.max_tokens, engine.cfg.max_seq_len - max(map(len, ids))))

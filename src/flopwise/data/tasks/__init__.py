@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-from flopwise.data.tasks import searches, spoken, stories
+from flopwise.data.tasks import gym, searches, spoken, stories, table
 from flopwise.data.tasks.base import SHOTS, STYLES, Demonstration, Item, Passage, Problem, Step, Task
 from flopwise.data.tasks.chain import Chain
 from flopwise.data.tasks.worked import Bases, Multiplication, Sorting
 from flopwise.errors import FlopwiseError, one_line
 
 __all__ = [
-    "SHOTS", "STYLES", "TASKS", "Demonstration", "Item", "Passage", "Problem", "Step", "Task",
+    "NAMES", "SHOTS", "STYLES", "TASKS", "Demonstration", "Item", "Passage", "Problem", "Step", "Task",
     "is_task", "task",
 ]  # fmt: skip
 
@@ -19,19 +20,27 @@ TASKS: dict[str, Task[Any]] = {
     t.name: t
     for t in (*searches.TASKS, Chain(), Multiplication(), Sorting(), Bases(), *spoken.TASKS, *stories.TASKS)
 }
+NAMES = f"{', '.join(TASKS)}, table:FILE or gym:NAME"
+"""What a task may be called, in words."""
 
 
+@lru_cache(maxsize=64)
 def task(name: str) -> Task[Any]:
-    """The task of that name.
+    """The task of that name: one of `TASKS`, `table:FILE` (`data.tasks.table`) or `gym:NAME`
+    (`data.tasks.gym`).
 
     Raises:
         FlopwiseError: there is none.
     """
     if name in TASKS:
         return TASKS[name]
-    raise FlopwiseError(f"task is {one_line(name, 60)!r}, must be one of {', '.join(TASKS)}")
+    if name.startswith(table.PREFIX):
+        return table.Table(name)
+    if gym.is_name(name):
+        return gym.Gym(name.removeprefix(gym.PREFIX))
+    raise FlopwiseError(f"task is {one_line(name, 60)!r}, must be one of {NAMES}")
 
 
 def is_task(name: str) -> bool:
-    """Whether there is a task of that name."""
-    return name in TASKS
+    """Whether `task` knows the name; no file is opened."""
+    return name in TASKS or table.is_name(name) or gym.is_name(name)

@@ -11,6 +11,8 @@ from fractions import Fraction
 
 from flopwise.data.tasks.base import MAX_CHARS, Step
 
+MAX_FORMULA = 300
+"""Letters of the longest formula that is an answer."""
 MAX_DIGITS = 30
 """A number with more is no answer to any task here."""
 
@@ -159,3 +161,42 @@ def closed(completion: str) -> str | None:
         return None
     text = completion.strip()
     return text[:-1] if text.endswith("!") and text.count("!") == 1 else None
+
+
+def final_expression(text: str) -> str | None:
+    """The one formula a text gives as its answer, as it is written; None where it gives none or several.
+
+    What stands in `\\boxed{...}` counts, or after a mark, or else the text if it is a single line.
+
+    >>> [final_expression(t) for t in ("it is \\\\boxed{x^{2}}.", " x + 1", "x = 1\\ny = 2")]
+    ['x^{2}', 'x + 1', None]
+    """
+    if len(text) > MAX_CHARS:
+        return None
+    marks = list(_MARK.finditer(text))
+    found: set[str | None] = set()
+    boxed = [m for m in marks if m[0].endswith("{")]
+    for mark in boxed:
+        found.add(_in_braces(text[mark.end() :]))
+    if not boxed:
+        for mark in marks:
+            found.add(_bare(_sentence(text[mark.end() :].lstrip())))
+    if not marks:
+        found = {_bare(text) if len(text.strip().splitlines()) == 1 else None}
+    formula = found.pop() if len(found) == 1 else None
+    return formula if formula is not None and len(formula) <= MAX_FORMULA else None
+
+
+def _in_braces(text: str) -> str | None:
+    """Up to the brace that closes; None if none does."""
+    depth = 1
+    for i, letter in enumerate(text):
+        depth += (letter == "{") - (letter == "}")
+        if depth == 0:
+            return _bare(text[:i])
+    return None
+
+
+def _bare(text: str) -> str | None:
+    """Without dollar signs, blanks and a full stop around it."""
+    return " ".join(text.strip(" \t\n$").rstrip(".").strip("$ ").split()) or None
