@@ -19,6 +19,16 @@ from flopwise.launch import torchrun
 from flopwise.records.folder import RunFolder
 
 
+class Report:
+    """What a step reports by as it goes: called with the share that is done; `note` says a line on screen."""
+
+    def __init__(self, progress: Callable[[float], None], note: Callable[[str], None]):
+        self._progress, self.note = progress, note
+
+    def __call__(self, fraction: float) -> None:
+        self._progress(fraction)
+
+
 def run_one(
     task: dict[str, Any], progress: Callable[[float], None], note: Callable[[str], None]
 ) -> str | None:
@@ -26,19 +36,19 @@ def run_one(
 
     A damaged training state of its own is set aside, and the step starts over: nothing but time is lost.
     """
-    path = Path(task["path"])
+    path, report = Path(task["path"]), Report(progress, note)
     try:
         folder = RunFolder(path)
         folder.sweep()
         try:
-            _call(folder, task, progress)
+            _call(folder, task, report)
         except DamagedFile as e:
             if e.path.parent != path:
                 raise
             aside = e.path.with_name(f"{e.path.name}.damaged")
             e.path.replace(aside)
             note(f"{e}; set aside as {aside.name}, the step starts over")
-            _call(folder, task, progress)
+            _call(folder, task, report)
         return None
     except Exception as e:  # a defect in a step must not take the others down
         return record_failure(e, task)
