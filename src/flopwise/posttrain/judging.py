@@ -35,10 +35,10 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     """
     watch, ledger, bench = Stopwatch(), Ledger(), Bench.open(folder, parents)
     spec = bench.spec
-    if not bench.data.task:
+    if not bench.asked.task:
         raise FlopwiseError("judge: it is measured against a verifier; these data have no task")
-    problems = bench.data.problems("val")[: spec["problems"]]
-    judge = open_judge(folder, bench.data.open_task(), folder.path / CACHE)
+    problems = bench.problems("val")[: spec["problems"]]
+    judge = open_judge(folder, bench.asked.open_task(), folder.path / CACHE)
     samples = bench.sample(problems, spec["n"], folder.seed * 1_000_003 + 29, 1.0, spec["max_tokens"])
     ledger.used("evaluate", parents["init"].id, samples.usage)
     texts = bench.tokenizer.decode_batch(completion_ids(samples, strip_stop=True))
@@ -71,7 +71,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
             "judge": judge.name, "by": spec["by"], "calibration": extra, "unreadable": judge.unreadable,
             "usage": _counted(usage, len(texts) + 2 * len(first)),
         },
-        data={"corpus": bench.data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
+        data={"corpus": bench.asked.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
     )  # fmt: skip
     progress(1.0)
 

@@ -177,7 +177,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     watch, ledger, bench = Stopwatch(), Ledger(), Bench.open(folder, parents)
     spec = bench.spec
     curves = {role: _rl_curve(run) for role, run in parents.items() if role.startswith("rl")}
-    problems = bench.data.problems(spec["split"])[: spec["problems"]]
+    problems = bench.problems(spec["split"])[: spec["problems"]]
     if len(problems) < 10:
         raise FlopwiseError(f"overoptimise: {len(problems)} {spec['split']} problems, take 10 or more")
     samples = bench.sample(
@@ -227,7 +227,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
         | calibration.within(proxy.ravel(), right.ravel(), groups),
         spend=watch.spend(ledger, tokens=samples.usage.prefill_tokens + samples.usage.decode_tokens),
         model=model_fields(bench.model), extra=found,
-        data={"corpus": bench.data.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
+        data={"corpus": bench.asked.task, "tokens_seen": 0, "tokens_unique": None, "modality": "text"},
     )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from flopwise.infer.local import LocalEngine
 from flopwise.posttrain import calibration
 from flopwise.posttrain.bench import Bench, Progress, load_model
 from flopwise.posttrain.examples import Example, epoch_rows, lengths
-from flopwise.posttrain.reward import scorer_from, training_problems
+from flopwise.posttrain.reward import new_scorer, training_problems
 from flopwise.train.objectives import Batch
 from flopwise.train.reward_objectives import step_reward
 
@@ -132,7 +132,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     if not len(labels) or labels.min() == labels.max():
         what = f"all {len(labels):,} have the value {labels[0]:g}" if len(labels) else "there is none"
         raise FlopwiseError(f"process reward: of steps {what}; take problems that are solved sometimes")
-    bench.model = scorer_from(bench.model)
+    bench.model = new_scorer(bench)
     rows = epoch_rows(lengths([t.example for t in train]), bench.spec["batch_size"], folder.seed)
 
     def next_batch(step: int) -> Batch:
@@ -187,7 +187,7 @@ class _Rollouts:
     def __init__(self, bench: Bench, parents: dict[str, RunFolder], progress: Progress):
         spec = bench.spec
         self.bench, self.parents, self.ledger = bench, parents, Ledger()
-        self.task = bench.data.open_task()
+        self.task = bench.asked.open_task()
         self.engine = LocalEngine(bench.model.eval())
         problems = training_problems(bench, spec["problems"] + spec["test_problems"])
         first, self.test = problems[: spec["problems"]], problems[spec["problems"] :]

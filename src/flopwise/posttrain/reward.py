@@ -13,12 +13,12 @@ import torch
 
 from flopwise.errors import FlopwiseError
 from flopwise.posttrain import calibration
-from flopwise.posttrain.bench import Bench, Progress, completion_ids, sample, verify_all
+from flopwise.posttrain.bench import Bench, Progress
 from flopwise.posttrain.calibration import auc
 from flopwise.posttrain.examples import Example
 from flopwise.train.objectives import Batch, outcome_reward
 
-__all__ = ["auc", "collate_outcomes", "run_step", "scorer_from", "training_problems"]
+__all__ = ["auc", "collate_outcomes", "new_scorer", "run_step", "scorer_from", "training_problems"]
 
 if TYPE_CHECKING:
     from flopwise.models.transformer import Transformer
@@ -33,6 +33,17 @@ def scorer_from(model: Transformer) -> Transformer:
     weights = {k: v for k, v in model.state_dict().items() if k != "head.weight"}
     scorer.load_state_dict(weights | {"head.weight": torch.zeros(1, model.cfg.d_model)})
     return scorer
+
+
+def new_scorer(bench: Bench) -> Transformer:
+    """A scorer on the trunk of a bench's model, with adapters where that has them."""
+    from flopwise.models import lora
+
+    adapters = bench.model.lora
+    if adapters is None:
+        return scorer_from(bench.model)
+    # Fresh adapters change nothing, so what they are merged into is the trunk itself.
+    return lora.attach(scorer_from(lora.merged(bench.model)), adapters, bench.folder.seed)
 
 
 def collate_outcomes(examples: list[Example], labels: np.ndarray, pad_id: int) -> Batch:
@@ -55,7 +66,7 @@ def training_problems(bench: Bench, count: int) -> list[Any]:
     Raises:
         FlopwiseError: there are fewer.
     """
-    pool, first = bench.data.problems("rl"), bench.spec.get("first_problem", 0)
+    pool, first = bench.problems("rl"), bench.spec.get("first_problem", 0)
     if first + count > len(pool):
         raise FlopwiseError(
             f"reward: problems {first} to {first + count} are asked for, there are {len(pool)} to train on; "
@@ -67,26 +78,20 @@ def training_problems(bench: Bench, count: int) -> list[Any]:
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) -> None:
     """Sample from `init` on training problems, label, train the scorer, test it within held-out problems."""
     bench = Bench.open(folder, parents)
-    spec, data, policy = bench.spec, bench.data, bench.model
+    spec = bench.spec
     problems = training_problems(bench, spec["problems"] + spec["test_problems"])
-    samples = sample(
-        policy, data, problems, spec["n"], folder.seed * 1_000_003 + 5, spec["temperature"],
-        spec.get("max_tokens", 64),
-    )  # fmt: skip
-    right = np.array(verify_all(data, problems, samples))
-    prompts = data.tokenizer.encode_batch([p.prompt for p in problems])
-    completions = completion_ids(samples)
-    examples = [
-        Example(tuple(prompts[p]), tuple(c)) for p, c in zip(samples.prompt_index, completions, strict=True)
-    ]
+    seed = folder.seed * 1_000_003 + 5
+    samples = bench.sample(problems, spec["n"], seed, spec["temperature"], spec.get("max_tokens", 64))
+    right = bench.verify(problems, samples)
+    examples = bench.sampled_examples(problems, samples)
     training = np.flatnonzero(samples.prompt_index < spec["problems"])
     if right[training].all() or not right[training].any():
         raise FlopwiseError(
             f"reward: all {len(training)} samples are {'right' if right[training].any() else 'wrong'}; "
             "sample harder or easier problems, there is nothing to tell apart"
         )
-    bench.model = scorer_from(policy)
-    pad, B = data.tokenizer.pad_id, spec["batch_size"]
+    bench.model = new_scorer(bench)
+    pad, B = bench.tokenizer.pad_id, spec["batch_size"]
 
     def next_batch(step: int) -> Batch:
         rng = np.random.default_rng((folder.seed, 13, step))

@@ -12,7 +12,7 @@ from flopwise.posttrain import calibration
 from flopwise.posttrain.bench import Bench, Progress
 from flopwise.posttrain.examples import epoch_rows
 from flopwise.posttrain.feedback import Feedback, read
-from flopwise.posttrain.reward import collate_outcomes, scorer_from
+from flopwise.posttrain.reward import collate_outcomes, new_scorer
 from flopwise.train.objectives import Batch, outcome_reward
 from flopwise.train.reward_objectives import bradley_terry
 
@@ -35,7 +35,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     if not paired and len(set(train.signs.tolist())) < 2:
         kind = "up" if train.signs[0] > 0 else "down"
         raise FlopwiseError(f"reward: all {len(train):,} thumbs are {kind}; there is nothing to tell apart")
-    bench.model = scorer_from(bench.model)
+    bench.model = new_scorer(bench)
 
     units = epoch_rows(train.sizes(), bench.spec["batch_size"], folder.seed)
 
