@@ -76,9 +76,9 @@ def tasks(
         if as_json:
             typer.echo(json.dumps(rows, indent=1))
             return
-        for row in rows:
-            typer.echo(f"{row['task']:<16}{row['about']}")
-            typer.echo(f"{'':<16}{_printable(str(row['example']))}")
+        for t in TASKS.values():
+            typer.echo(f"{t.name:<16}{t.about}")
+            typer.echo(f"{'':<16}{_printable(t.example)}")
         typer.echo("table:FILE      your own rows; gym:NAME  those of reasoning-gym; see docs/tasks.md")
         return
     one = task(name)
@@ -96,7 +96,7 @@ def tasks(
     typer.echo(f"{_printable(one.name)}: {_printable(one.about)}")
     typer.echo(f"slices: {_printable(', '.join(one.slices))}")
     for row in shown:
-        typer.echo(_printable(row["prompt"] + row["demonstration"]))
+        typer.echo(_printable(f"{row['prompt']}{row['demonstration']}"))
 
 
 def solve(

@@ -16,10 +16,10 @@ __all__ = [
     "is_task", "task",
 ]  # fmt: skip
 
-TASKS: dict[str, Task[Any]] = {
-    t.name: t
-    for t in (*searches.TASKS, Chain(), Multiplication(), Sorting(), Bases(), *spoken.TASKS, *stories.TASKS)
-}
+_ALL: tuple[Task[Any], ...] = (
+    *searches.TASKS, Chain(), Multiplication(), Sorting(), Bases(), *spoken.TASKS, *stories.TASKS,
+)  # fmt: skip
+TASKS: dict[str, Task[Any]] = {t.name: t for t in _ALL}
 NAMES = f"{', '.join(TASKS)}, table:FILE or gym:NAME"
 """What a task may be called, in words."""
 

@@ -68,7 +68,8 @@ class Gym(Task[GymProblem]):
         self.check_slice(slice)
         # The package makes entry i from seed + i: seeds far apart share no entries.
         entries = self._entries((seed * 1_000_003 + 12_345) % 2**31, max(1, 4 * n + TRIALS))
-        seen, found, misses = set(exclude), [], 0
+        seen, misses = set(exclude), 0
+        found: list[GymProblem] = []
         for i in range(len(entries)):
             if len(found) == n:
                 break
