@@ -81,6 +81,10 @@ def test_prompts_and_completions(prepare: Prepare) -> None:
     assert not {p.key for p in val} & {p.key for p in test}
     assert all(text_of(p.prompt_ids) == p.prompt and p.answer == str(int(p.prompt[:-3]) + 1) for p in both)
     assert data.problems("rl") == data.problems("train")
+    with pytest.raises(
+        FlopwiseError, match=r"rows.jsonl was prepared without a task; set task in its options"
+    ):
+        data.open_task()
     assert is_dataset(data.path) and data.kind == "demos" and data.tokenizer.vocab_size == 258
     record = prepare.folder.record()
     assert record.status == "done" and record.metrics["train_rows"].value == len(train)
@@ -159,6 +163,14 @@ def test_pairs_judged_rows_and_steps(prepare: Prepare) -> None:
     assert steps[1].ends == (4,) and steps[1].labels == (True,)
 
 
+def test_a_tasks_rule_judges_the_rows(prepare: Prepare) -> None:
+    data = prepare(DEMOS, heldout_fraction=0.25, task="table:rows.jsonl,rule=number")
+    judge = data.open_task()
+    problem = data.problems("val")[0]
+    row = judge.from_row({"prompt": problem.prompt, "answer": problem.answer})
+    assert judge.verify(row, f" {problem.answer}") and not judge.verify(row, " 99")
+
+
 def test_texts_become_windows_in_which_each_token_is_predicted_once(prepare: Prepare) -> None:
     texts = ["short", "long " * 60]
     data = prepare([{"text": t} for t in texts], heldout_fraction=0, max_length=50)
@@ -199,6 +211,7 @@ def test_settings_and_rows_that_do_not_fit_are_one_line(prepare: Prepare, tmp_pa
         ({"colour": "red"}, "dataset: colour is 'red': extra inputs are not permitted"),
         ({"sha256": "0" * 64}, "has changed since it was asked for"),
         ({"path": "nowhere.jsonl"}, "is no file, folder or pattern"),
+        ({"task": "chess"}, "chess"),
     ):
         with pytest.raises(FlopwiseError, match=message) as error:
             prepare(DEMOS, **spec)

@@ -17,7 +17,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.models.config import ModelConfig
 from flopwise.models.transformer import Transformer
 from flopwise.posttrain.examples import Example, collate, collate_packed, epochs, fit, pack
-from flopwise.train.objectives import Batch
+from flopwise.train.objectives import Batch, token_logprobs
 
 tokens = st.lists(st.integers(3, 99), min_size=1, max_size=8).map(tuple)
 
@@ -138,10 +138,9 @@ def test_a_packed_sample_learns_what_it_would_learn_alone(name: str, native: boo
 
     def walk(batch: Batch) -> tuple[float, Tensor, dict[str, Tensor]]:
         """Summed loss, log-probabilities of what is learned, gradients."""
-        assert batch.targets is not None and batch.weights is not None
+        assert batch.weights is not None
         model.zero_grad()
-        hidden = model.hidden(batch.ids, batch.extra.get("segments"))
-        logprobs = torch.log_softmax(model.head(hidden), -1).gather(2, batch.targets[..., None])[..., 0]
+        logprobs = token_logprobs(model, batch)
         loss = -(logprobs * batch.weights).sum()
         loss.backward()
         grads = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}

@@ -24,6 +24,7 @@ from flopwise.data.instruct_tokens import Encoder, Table, TooLong
 from flopwise.data.instructions import Instructions, is_dataset
 from flopwise.data.messages import BadRow
 from flopwise.data.spool import Spool
+from flopwise.data.tasks import task
 from flopwise.data.tokenizer import hub_tokenizer
 from flopwise.errors import FlopwiseError, one_line
 
@@ -80,6 +81,8 @@ def build(
     Raises:
         FlopwiseError: see `run_step`.
     """
+    if spec.task is not None:
+        task(spec.task)  # before anything is read
     chat, context = _reader(parents)
     limit = spec.max_length or context
     if limit is None:

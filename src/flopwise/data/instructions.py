@@ -15,7 +15,7 @@ from flopwise.data.build import ABOUT_FILE
 from flopwise.data.chat import ChatTemplate
 from flopwise.data.instruct_tokens import STEP_END, Stored
 from flopwise.data.messages import Text
-from flopwise.data.tasks import Demonstration
+from flopwise.data.tasks import Demonstration, Task, task
 from flopwise.data.tokenizer import Tokenizer, hub_tokenizer
 from flopwise.errors import FlopwiseError
 
@@ -126,6 +126,18 @@ class Instructions:
     def chat(self) -> ChatTemplate:
         """Its template; `save` keeps it beside a model that is trained on these data."""
         return ChatTemplate.load(self.path, self.tokenizer)
+
+    def open_task(self) -> Task[Any]:
+        """The task whose verifier judges answers.
+
+        Raises:
+            FlopwiseError: none was named, or one that this version has not.
+        """
+        if self.task is None:
+            raise FlopwiseError(
+                f"{self.about['source']} was prepared without a task; set task in its options"
+            )
+        return task(self.task)
 
     def examples(self, split: str = "train") -> Lazy[Example]:
         """What language-model training learns: completions, the assistant's turns, whole texts; of pairs what

@@ -90,7 +90,8 @@ def token_logprobs(model: Transformer, batch: Batch) -> Tensor:
 def _token_logprobs(model: Transformer, batch: Batch) -> tuple[Tensor, Tensor]:
     """Also the log of the softmax's denominator."""
     assert batch.targets is not None
-    hidden, targets = model.hidden(batch.ids).flatten(0, 1), batch.targets.flatten()
+    segments = batch.extra.get("segments")  # of packed rows: posttrain.examples.pack
+    hidden, targets = model.hidden(batch.ids, segments).flatten(0, 1), batch.targets.flatten()
     if batch.weights is None:
         logprobs, log_z = kernels.token_logprobs(hidden, model.head.weight, targets)
     else:
