@@ -55,7 +55,7 @@ def test_one_round_and_runs_without_rounds_are_left_alone() -> None:
 
 @pytest.mark.parametrize("rounds", [0, -1, 1.5, "2", True])
 def test_rounds_that_are_no_number(rounds: Any) -> None:
-    with pytest.raises(ValueError, match="rounds is .*must be a whole number"):
+    with pytest.raises(ValueError, match=r"rounds is .*must be a whole number"):
         expand_rounds({"raft": {**RAFT, "rounds": rounds}})
 
 
