@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from flopwise.data import prepare
+from flopwise.data import instruct, prepare
+from flopwise.data.instruct_spec import InstructSpec
 from flopwise.data.prepared import PreparedData
 from flopwise.errors import FlopwiseError
 from flopwise.flops.count import score_flops
@@ -47,7 +49,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunStore, dict[str,
     opened = PreparedData(data.path)
     cfg = ModelConfig.from_width(16, 1, opened.vocab_size, 96)
     init = store.prepare("sft", "sft", {}, {"data": data.id}, 0, "init")
-    hf.save(Transformer(cfg).initialise(0), init.path / "model", opened.tokenizer)
+    model = Transformer(cfg).initialise(0)
+    # A head of zeros would give adapters no gradient.
+    torch.nn.init.normal_(model.head.weight, std=0.3, generator=torch.Generator().manual_seed(1))
+    hf.save(model, init.path / "model", opened.tokenizer)
     init.finish(metrics={"val_accuracy": Metric(value=0.0, se=0.0, n=16)}, spend=Spend(train_flops=5.0))
     demos = [(d.prompt, d.completion) for d in opened.demos()]
     rows = [demos[i % len(demos)] for i in range(PAIRS)]
@@ -68,11 +73,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunStore, dict[str,
 def start(world: tuple[RunStore, dict[str, str]], method: str, feedback: str, **settings: Any) -> RunFolder:
     """A folder for a run, ready to be carried out."""
     store, ids = world
+    lora = settings.pop("lora", None)
     section = METHODS[method].section.model_validate(
         {"steps": 8, "batch_size": 4, "curve_points": 2, "rate_factor": 0.2, **settings}
     )
     roles = {role: ids[role] for role in ("data", "init", feedback)}
-    spec = {"rates": RATES, "val_problems": 8, **section.model_dump()}
+    spec = {"rates": RATES, "val_problems": 8, **section.model_dump(), "lora": lora}
     return store.prepare("preference", method, spec, roles, 3, f"{method}-{len(settings)}")
 
 
@@ -95,9 +101,7 @@ def make(world: tuple[RunStore, dict[str, str]]) -> Make:
 
 
 def weights(run: RunFolder) -> dict[str, np.ndarray]:
-    from safetensors.numpy import load_file
-
-    return load_file(run.path / "model" / "model.safetensors")
+    return {name: t.numpy() for name, t in hf.load(run.path / "model").state_dict().items()}
 
 
 class Stopped(BaseException):
@@ -113,6 +117,7 @@ class Stopped(BaseException):
         ("kto", "pairs", {"reference": "online"}),
         ("orpo", "pairs", {"anchor_on": "demonstrations"}),
         ("simpo", "pairs", {"keep": "last"}),
+        ("dpo", "pairs", {"lora": {"rank": 2}, "reference": "online"}),
     ],
 )
 def test_killed_twice_a_run_ends_with_the_same_weights_and_ledger(
@@ -142,7 +147,8 @@ def test_killed_twice_a_run_ends_with_the_same_weights_and_ledger(
     assert [(r["kind"], r["model"], r["tokens"], r["flops"]) for r in one.spend.by] == [
         (r["kind"], r["model"], r["tokens"], r["flops"]) for r in two.spend.by
     ]
-    assert all((a == b).all() for a, b in zip(weights(whole).values(), weights(new).values(), strict=True))
+    a, b = weights(whole), weights(new)
+    assert a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
     assert not (new.path / "reference.safetensors").exists()
 
 
@@ -258,3 +264,38 @@ def test_reference_passes_are_counted_as_executed(make: Make) -> None:
     # Between no head at all and a head on every token.
     low = score_flops(cfg, 1, row["tokens"], 0).total
     assert low < row["flops"] < score_flops(cfg, 96, row["tokens"] / 96).total * 1.2
+
+
+def test_adapters_have_their_base_as_reference(make: Make) -> None:
+    online = make("dpo", "pairs", lora={"rank": 2}, reference="online")
+    cached = make("dpo", "pairs", lora={"rank": 2})
+    assert {f.name for f in (cached.path / "model").iterdir()} >= {"adapter_model.safetensors"}
+    a, b = weights(cached), weights(online)
+    assert all(np.allclose(a[name], b[name], atol=1e-5) for name in a)
+    full = spent(make("dpo", "pairs", reference="online"))
+    assert spent(online)["reference"]["flops"] == full["reference"]["flops"]  # of the base, not of adapters
+    assert spent(online)["train"]["flops"] < full["train"]["flops"]
+    start = hf.load(cached.path.parent / cached.roles["init"] / "model").state_dict()
+    same = [np.array_equal(a[name], start[name].numpy()) for name in a]
+    assert any(same) and not all(same)
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto", "simpo"])
+def test_somebodys_own_pairs_are_learned_and_judged_on_rows_held_out(
+    world: tuple[RunStore, dict[str, str]], tmp_path: Path, method: str
+) -> None:
+    store, ids = world
+    rows = [json.loads(line) for line in (store.folder(ids["pairs"]).path / "pairs.jsonl").open()]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "".join(json.dumps({k: r[k] for k in ("prompt", "chosen", "rejected")}) + "\n" for r in rows)
+    )
+    spec = InstructSpec(path=str(path), heldout_fraction=0.3).model_dump()
+    data = store.prepare("data", "instructions", spec, {"init": ids["init"]}, 0, "own")
+    if not data.done:
+        instruct.run_step(data, {"init": store.folder(ids["init"])}, lambda _: None)
+    run = carry_out(start((store, {**ids, "data": data.id}), method, "init", rate_factor=0.3))
+    record = run.record()
+    assert record.metrics["val_pair_accuracy"].n == record.extra["heldout_units"] > 0
+    assert record.metrics["val_accuracy"].value == record.metrics["val_pair_accuracy"].value > 0.5
+    assert record.metrics["val_loss"].value > 0

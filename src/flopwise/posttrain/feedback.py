@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
-from flopwise.posttrain.bench import Bench, to_examples
+from flopwise.posttrain.bench import Bench, own_rows, to_examples
 from flopwise.posttrain.examples import Example, lengths
-from flopwise.posttrain.pairs import PAIRS_FILE, THUMBS_FILE
+from flopwise.posttrain.pairs import PAIRS_FILE, THUMBS_FILE, closing_id
 
 if TYPE_CHECKING:
     from flopwise.records.folder import RunFolder
@@ -113,7 +113,7 @@ def _split(
     bench: Bench, texts: list[tuple[str, str]], signs: np.ndarray, problems: np.ndarray, per_unit: int
 ) -> tuple[Feedback, Feedback | None]:
     """A share of the problems is kept apart with all that was said of them, the same one for every seed."""
-    examples = to_examples(bench.data, texts)
+    examples = _examples(bench, texts, problems)
     distinct = np.unique(problems)
     drawn = np.random.default_rng(len(distinct)).permutation(distinct)
     held = np.isin(problems, drawn[: round(bench.spec["heldout"] * len(distinct))])
@@ -121,6 +121,19 @@ def _split(
         Feedback([examples[i] for i in np.flatnonzero(mask)], signs[mask], per_unit) for mask in (~held, held)
     ]
     return parts[0], parts[1] if len(parts[1]) else None
+
+
+def _examples(bench: Bench, texts: list[tuple[str, str]], problems: np.ndarray) -> list[Example]:
+    """Texts as the model reads them; prompts of somebody's own, which may be chats, come as their ids."""
+    rows = own_rows(bench.data)
+    if rows is None:
+        return to_examples(bench.data, texts)
+    asked = rows.problems("rl")
+    completions = bench.tokenizer.encode_batch([completion for _, completion in texts])
+    return [
+        Example(tuple(asked[p].prompt_ids), (*completion, closing_id(rows)))
+        for p, completion in zip(problems.tolist(), completions, strict=True)
+    ]
 
 
 def _of_dataset(data: Any, split: str, paired: bool) -> Feedback:

@@ -19,7 +19,7 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
 from flopwise.flops.spend import Stopwatch
-from flopwise.posttrain.bench import Bench, Progress, completion_ids, model_fields
+from flopwise.posttrain.bench import Bench, Progress, completion_ids, model_fields, verify_all
 
 if TYPE_CHECKING:
     from flopwise.infer.local import LocalEngine
@@ -67,7 +67,7 @@ class Sampling:
         batch = bench.sample(problems, spec["n"], seed, spec["temperature"], spec["max_tokens"])
         self.ledger.used("sample", self.parents["init"].id, batch.usage)
         texts = bench.tokenizer.decode_batch(completion_ids(batch, strip_stop=True))
-        right = bench.verify(problems, batch).tolist() if bench.data.task else None
+        right = verify_all(bench.data, problems, batch) if bench.data.task else None
         self.sampled += len(texts)
         self.right += sum(right or [])
         self.unfinished += int((~batch.finished).sum())
@@ -121,8 +121,8 @@ class Sampling:
         prompts = self.bench.prompts([a.problem for a in answers])
         owners = [i for i, a in enumerate(answers) for _ in a.texts]
         texts = self.bench.tokenizer.encode_batch([t for a in answers for t in a.texts])
-        eos = self.bench.data.eos_id
-        sequences = [[*prompts[i], *text, eos] for i, text in zip(owners, texts, strict=True)]
+        end = closing_id(self.bench.data)
+        sequences = [[*prompts[i], *text, end] for i, text in zip(owners, texts, strict=True)]
         start = time.perf_counter()
         found, flops = self._scorer.reward(sequences)
         tokens = sum(map(len, sequences))
@@ -245,6 +245,11 @@ def thumbs_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Prog
             "sample easier or harder problems, or set threshold"
         )
     sampling.finish(THUMBS_FILE, rows, true, up=ups / len(rows))
+
+
+def closing_id(data: Any) -> int:
+    """The token after an answer: the end of an assistant's turn in a chat, else the end of the text."""
+    return int(getattr(data, "stop_ids", [data.eos_id])[-1])
 
 
 def share(part: int, whole: int) -> Metric:

@@ -118,7 +118,10 @@ class Learning:
         self.start: Transformer | None = None
         self.other: list[Example] = []
         self.before: np.ndarray | None = None
-        if "reference" in self.spec:
+        self.before_cost = Passes()
+        if self.referenced:
+            if self.held is not None:  # the model has not learned yet: it is the reference
+                self.before, self.before_cost = score_all(self.bench.model, self.held.rows, self.pad)
             if self.method == "kto":
                 limit = self.bench.model.cfg.max_seq_len
                 self.other = mismatched(self.train.rows, limit, folder.seed)
@@ -142,7 +145,7 @@ class Learning:
             yield self.start or load_model(self.parents["init"])
 
     def _cache(self) -> None:
-        """Score all data once; a resumed run reads what it wrote."""
+        """Score all data once, before anything is learned; a resumed run reads what it wrote."""
         from safetensors import safe_open
         from safetensors.numpy import save
 
@@ -150,12 +153,12 @@ class Learning:
 
         path = self.folder.path / REFERENCE_FILE
         if not path.exists():
-            with self.reference() as model:
-                known, cost = score_all(model, self.train.rows, self.pad)
-                tensors = {"reference": known}
-                if self.other:
-                    tensors["mismatched"], more = score_all(model, self.other, self.pad)
-                    cost += more
+            model = self.bench.model
+            known, cost = score_all(model, self.train.rows, self.pad)
+            tensors = {"reference": known}
+            if self.other:
+                tensors["mismatched"], more = score_all(model, self.other, self.pad)
+                cost += more
             atomic_write(path, save(tensors, {"cost": json.dumps(vars(cost))}))
         with safe_open(path, framework="pt") as f:
             self.known = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
@@ -230,17 +233,14 @@ class Learning:
     def validate(self, step: int) -> dict[str, float]:
         """Accuracy on validation problems, on held-out feedback, and the divergence from the start; where no
         task verifies answers, the accuracy on held-out feedback stands for the first."""
-        row: dict[str, float] = {}
-        cost = Passes()
-        if self.bench.data.task:
-            row |= Bench.validate(self.bench, step)
+        row, cost = Bench.validate(self.bench, step), Passes()
         if self.held is not None:
             accuracy, n, cost = self.held_out(step)
             row["val_pair_accuracy"] = accuracy
             if "val_accuracy" not in row:
                 se = math.sqrt(max(accuracy * (1 - accuracy), 0.0) / n)
                 row |= {"val_accuracy": accuracy, "val_se": se, "val_n": n}
-        if self.spec["kl_problems"] and self.bench.data.task:
+        if self.spec["kl_problems"]:
             kl, se, more = self.divergence(step)
             row |= {"val_kl": kl, "val_kl_se": se}
             cost += more
@@ -254,13 +254,10 @@ class Learning:
         assert self.held is not None
         rows, signs = self.held.rows, self.held.signs
         rewards, cost = score_all(self.bench.model, rows, self.pad)
-        if self.referenced:
-            if self.before is None:
-                with self.reference() as model:
-                    self.before, more = score_all(model, rows, self.pad)
-                if step == min(self.bench.eval_steps(self.steps)):
-                    cost += more  # entered once, however often a run is resumed
+        if self.before is not None:
             rewards = rewards - self.before
+            if step == min(self.bench.eval_steps(self.steps)):
+                cost += self.before_cost  # entered once, however often a run is resumed
         if not self.referenced or self.spec.get("per_token"):
             rewards = rewards / np.array([len(e.completion) for e in rows])
         if self.held.per_unit == 2:
@@ -272,7 +269,7 @@ class Learning:
     def divergence(self, step: int) -> tuple[float, float, Passes]:
         """KL(policy || start) in nats a sequence, its standard error, the cost: one sample for each of
         `kl_problems` validation problems."""
-        problems = self.bench.data.problems("val")[: self.spec["kl_problems"]]
+        problems = self.bench.problems("val")[: self.spec["kl_problems"]]
         samples = self.bench.sample(problems, 1, self.folder.seed * 1_000_003 + step)
         usage = samples.usage
         rows = self.bench.sampled_examples(problems, samples)

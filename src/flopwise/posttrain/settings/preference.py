@@ -110,15 +110,12 @@ class SimpoSection(PreferenceSection):
 
 
 def _feedback(roles: dict[str, str], kinds: tuple[str, ...]) -> str | None:
-    given = [role for role in (*kinds, "data") if role in roles]
-    if len(given) == 1:
-        return None
-    wanted = " or ".join(f"{kind}: RUN" for kind in kinds)
-    return (
-        f"give {wanted}, or a dataset as data"
-        if not given
-        else f"{given[0]} and {given[1]} exclude each other"
-    )
+    given = [role for role in kinds if role in roles]
+    if len(given) > 1:
+        return f"{given[0]} and {given[1]} exclude each other; give one of them"
+    if not given and "data" not in roles:
+        return f"give {' or '.join(f'{kind}: RUN' for kind in kinds)}, or a dataset as data"
+    return None
 
 
 MODULE = "flopwise.posttrain."
