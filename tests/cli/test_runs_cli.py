@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from flopwise.cli import runs
 from flopwise.errors import FlopwiseError
-from flopwise.flops.spend import Spend
+from flopwise.flops.ledger import Ledger
+from flopwise.flops.spend import Spend, Stopwatch
 from flopwise.records.record import Metric
 from flopwise.records.store import RunStore
 
@@ -50,10 +51,29 @@ def test_runs_lists_every_run_with_its_cost_and_result(folder: Path) -> None:
 
 def test_tree_hangs_children_under_their_parents(folder: Path) -> None:
     lines = call("tree", str(folder)).splitlines()
-    assert lines[0].startswith("base  pretrain  own 2.00e+12, with ancestors 2.00e+12")
-    assert sum("with ancestors 3.00e+12" in line for line in lines) == 1
+    assert lines[1].split() == ["base", "pretrain:", "trunk", "2.00e+12", "2.00e+12"]
+    assert sum("1.00e+12" in line and "3.00e+12" in line for line in lines) == 1
+    assert any("broken" in line and "(failed)" in line and "unknown" in line for line in lines)
     (root,) = json.loads(call("tree", str(folder), "--json"))
     assert root["name"] == "base" and {c["name"] for c in root["children"]} == {HOSTILE, "broken"}
+    assert (root["own_flops"], root["lineage_flops"], root["runs"]) == (2e12, 2e12, 3)
+
+
+def test_a_ledger_is_shown_by_purpose_and_model(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    ledger = Ledger()
+    ledger.post("train", "x", 2000, 3e9, 1.5)
+    ledger.post("judge", HOSTILE, 10, None)
+    ledger.post("evaluate", "x", None, 5e9, 2.0)
+    store.prepare("rl", "grpo", {}, {}, 0, "run").finish({}, Stopwatch().spend(ledger))
+    text = call("runs", str(tmp_path), "--ledger", "run")
+    lines = [line.split() for line in text.splitlines()]
+    assert ["train", "x", "2,000", "3.000e+09", "1.5", "train"] in lines
+    assert ["evaluate", "x", "unknown", "5.000e+09", "2.0", "no", "total"] in lines
+    assert "at least: not counted: judge passes of" in text and "\x1b" not in text
+    values = json.loads(call("runs", str(tmp_path), "--ledger", "run", "--json"))
+    assert values["train_flops"] == values["total_flops"] == 3e9 and values["score_flops"] is None
+    assert values["by"] == ledger.rows() and values["at_least"]
 
 
 def test_query_answers_in_a_table_and_in_json(folder: Path) -> None:

@@ -26,3 +26,20 @@ def test_different_devices_are_mixed():
 def test_round_trip_ignores_what_is_newer():
     a = Spend(1.0, 2.0, 3.0, 4, 5.0, 6.0, "cpu", 7)
     assert Spend.from_dict(a.to_dict() | {"joules": 1.0}) == a
+
+
+def test_a_base_from_elsewhere_is_null_in_json_and_makes_sums_lower_bounds():
+    base = Spend(unknown="made elsewhere")
+    values = base.to_dict()
+    assert [values[f"{part}_flops"] for part in ("train", "generate", "score")] == [None, None, None]
+    assert Spend.from_dict(values) == base and base.at_least
+    lineage = base + Spend(3.0, 1.0)
+    assert (lineage.total_flops, lineage.unknown, lineage.at_least) == (4.0, "made elsewhere", True)
+    assert lineage.to_dict()["train_flops"] == 3.0 and not Spend().at_least
+
+
+def test_a_breakdown_is_one_runs_and_damaged_ones_are_left_out():
+    row = {"kind": "train", "model": "a", "tokens": 1, "flops": 2.0, "seconds": 0.1}
+    assert (Spend(2.0, by=(row,)) + Spend(1.0, by=(row,))).by == ()
+    assert Spend.from_dict({"by": [row, 3, None]}).by == (row,)
+    assert Spend.from_dict({"by": "text"}).by == Spend.from_dict({"by": 7}).by == ()

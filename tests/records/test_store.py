@@ -1,8 +1,7 @@
-"""The store: ids, look-ups, the family tree, and SQL that can reach nothing but the records."""
+"""The store: ids, look-ups, and SQL that can reach nothing but the records."""
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from flopwise.errors import FlopwiseError
 from flopwise.flops.spend import Spend
 from flopwise.records.record import Metric
-from flopwise.records.store import Node, RunStore, run_id
+from flopwise.records.store import RunStore, run_id
 
 
 @pytest.fixture
@@ -98,14 +97,20 @@ def test_no_folder_is_one_line(tmp_path: Path) -> None:
             RunStore(root).records()
 
 
-def test_the_tree_hangs_each_run_under_the_model_it_came_from(store: RunStore) -> None:
-    def names(nodes: list[Node]) -> list[object]:
-        return [[n.record.name, names(n.children)] if n.children else n.record.name for n in nodes]
-
-    assert names(store.tree()) == [["data", [["trunk", [["branch", [["sft", ["samples"]], "distil"]]]]]]]
-    assert store.get("distil").lineage_spend.train_flops == 8 + 4 + 2 + 1 + 1
-    shutil.rmtree(store.root / store.get("branch").id)
-    assert names(store.tree()) == [["data", ["trunk", ["sft", [["samples", ["distil"]]]]]]]
+def test_the_ledger_is_a_table_and_an_unknown_spend_is_null(store: RunStore) -> None:
+    rows = [
+        {"kind": "train", "model": "x", "tokens": 3, "flops": 5.0, "seconds": 0.5},
+        {"kind": "judge", "model": "y", "tokens": 4, "flops": 6.0, "seconds": None},
+    ]
+    folder = store.prepare("rl", "m", {}, {}, 0, "with a ledger")
+    folder.finish({}, Spend(5.0, 0.0, 6.0, by=tuple(rows)))
+    store.prepare("base", "import", {}, {}, 0, "elsewhere").finish({}, Spend(unknown="made elsewhere"))
+    asked = store.query(
+        "SELECT kind, model, flops, seconds FROM ledger WHERE run = 'with a ledger' ORDER BY 1"
+    )
+    assert asked[1] == [("judge", "y", 6.0, None), ("train", "x", 5.0, 0.5)]
+    sql = "SELECT train_flops, total_flops, unknown FROM runs WHERE name = 'elsewhere'"
+    assert store.query(sql)[1] == [(None, None, "made elsewhere")]
 
 
 def test_sql_over_runs_metrics_and_curve(store: RunStore) -> None:
@@ -177,8 +182,6 @@ def test_the_demo_s_records_tell_a_whole_story(tiny_run: Path) -> None:
         assert r.lineage_spend.total_flops == pytest.approx(
             r.spend.total_flops + sum(ancestors.values()), rel=1e-12
         )
-    tree = json.dumps([n.record.name for n in store.tree()])
-    assert tree.startswith('["data"')
     kinds = {k for (k,) in store.query("SELECT DISTINCT kind FROM runs")[1]}
     assert {
         "data",

@@ -109,6 +109,53 @@ def test_the_ledger_is_exact(folder):
     assert (last["train_flops"], last["tokens"]) == (spend.train_flops, spend.tokens)
 
 
+def test_passes_by_purpose_and_model_are_whole_after_a_kill(tmp_path):
+    def next_batch(step: int, kill_at: int | None) -> Batch:
+        if step == kill_at:
+            raise Killed
+        batch = batch_at(step)
+        if step == 0:  # work before the loop, which every start does again
+            batch.ledger.post("teacher", "t", 1000, 5e6, 0.5)
+        batch.ledger.post("reference", "base", 80, 7.0, 0.25)
+        return batch
+
+    def go(name: str, kill_at: int | None = None) -> Counters:
+        model, folder = Transformer(CFG).initialise(3), RunStore(tmp_path / name).prepare("rl", "test", {})
+        return train(
+            model, Optimiser(model, Rates()), lambda step: next_batch(step, kill_at), cross_entropy,
+            lambda step: 1.0, folder, first_step=0, last_step=STEPS, checkpoint_every_s=-1.0,
+            evaluate=lambda step: {"val_accuracy": 0.5, "evaluate_flops": 3.0, "evaluate_tokens": 9},
+            evaluate_at={4, STEPS},
+        )  # fmt: skip
+
+    whole = go("whole")
+    for kill_at in (1, 5, 9):
+        with pytest.raises(Killed):
+            go("broken", kill_at)
+    broken = go("broken")
+    assert ledger(whole) == ledger(broken)
+    spend = broken.spend()
+    rows = {row["kind"]: row for row in spend.by}
+    assert {k: (r["tokens"], r["flops"]) for k, r in rows.items() if k != "train"} == {
+        "teacher": (1000, 5e6), "reference": (80 * STEPS, 7.0 * STEPS), "evaluate": (18, 6.0),
+        "sample": (None, 10.0 * STEPS), "score": (None, float(STEPS)),
+    }  # fmt: skip
+    assert rows["reference"]["seconds"] == 0.25 * STEPS and rows["teacher"]["model"] == "t"
+    assert rows["train"]["model"] == RunStore(tmp_path / "broken").prepare("rl", "test", {}).id
+    assert rows["train"]["tokens"] == spend.tokens and rows["train"]["seconds"] > 0
+    assert spend.score_flops == sum(rows[k]["flops"] for k in ("teacher", "reference", "score"))
+    curve = RunStore(tmp_path / "broken").prepare("rl", "test", {}).curve("val_accuracy")
+    assert [sorted(row) for row in curve] == [sorted([
+        "step", "train_flops", "generate_flops", "score_flops", "tokens", "val_accuracy"
+    ])] * 2  # fmt: skip
+
+
+def test_counters_from_before_there_were_rows_keep_their_totals():
+    counters = Counters(**{"step": 3, "train_flops": 5.0, "score_flops": 2.0, "tokens": 9})
+    counters.post("train", "run", 1, 1.0)
+    assert (counters.train_flops, counters.generate_flops, counters.score_flops) == (6.0, 0.0, 2.0)
+
+
 def test_a_batch_without_signal_costs_what_it_cost(folder):
     model = Transformer(CFG).initialise(0)
     before = [p.clone() for p in model.parameters()]

@@ -6,12 +6,15 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flopwise.cli.tree import tree
 from flopwise.errors import one_line
+
+if TYPE_CHECKING:
+    from flopwise.records.store import RunStore
 
 Runs = Annotated[Path, typer.Argument(help="Folder of runs.")]
 HEADLINES = ("loss", "val_accuracy", "greedy", "accept_rate", "auc_within")
@@ -46,11 +49,18 @@ def _console() -> Any:
     return Console() if sys.stdout.isatty() else Console(width=250)
 
 
-def runs(folder: Runs = Path("demo"), as_json: Json = False) -> None:
-    """List runs: what they were, what they cost, how they did."""
+def runs(
+    folder: Runs = Path("demo"),
+    ledger: Annotated[str | None, typer.Option(help="The ledger of this run (name or id).")] = None,
+    as_json: Json = False,
+) -> None:
+    """List runs: what they were, what they cost, how they did; or what one spent, by purpose and model."""
     from flopwise.records.store import RunStore
 
     store = RunStore(folder)
+    if ledger is not None:
+        _ledger(store, ledger, as_json)
+        return
     records = store.records()
     _warn(store.problems)
     if as_json:
@@ -81,8 +91,52 @@ def runs(folder: Runs = Path("demo"), as_json: Json = False) -> None:
     _console().print(table)
 
 
+def _ledger(store: RunStore, run: str, as_json: bool) -> None:
+    """What a run's models did, for what, and the totals that this adds up to."""
+    from flopwise.flops.ledger import KINDS, TOTALS
+
+    record = store.get(run)
+    spend = record.spend
+    if as_json:
+        totals = spend.to_dict() | {"total_flops": spend.total_flops, "at_least": spend.at_least}
+        typer.echo(json.dumps({"id": record.id, "name": record.name, **totals}, indent=1))
+        return
+    names = {r.id: r.name or r.id for r in store.records()}
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        numbers = [row.get(key) for key in ("tokens", "flops", "seconds")]
+        return [
+            format(n, form) if isinstance(n, int | float) else "unknown"
+            for n, form in zip(numbers, (",", ".3e", ",.1f"), strict=True)
+        ]
+
+    lines = [("for", "model", "tokens", "FLOPs", "seconds", "part of")]
+    for row in spend.by:
+        kind = str(row.get("kind"))
+        model = names.get(str(row.get("model")), str(row.get("model")))
+        part = (KINDS.get(kind) or "no total").replace("_flops", "")
+        lines.append((_text(kind), _text(model), *cells(row), part))
+    for name in TOTALS:
+        known = getattr(spend, name) or not spend.at_least
+        value = f"{getattr(spend, name):.3e}" if known else "unknown"
+        lines.append((f"all {name.removesuffix('_flops')}", "", "", value, "", ""))
+    widths = [max(len(line[i]) for line in lines) for i in range(6)]
+    typer.echo(f"{_text(record.name or record.id)}: {record.kind}, {record.method}, {record.status}")
+    for line in lines:
+        cut = [c.rjust(widths[i]) if 2 <= i <= 4 else c.ljust(widths[i]) for i, c in enumerate(line)]
+        typer.echo("  ".join(cut).rstrip())
+    if spend.unknown:
+        typer.echo(f"at least: {_text(spend.unknown)}")
+    if not spend.by:
+        typer.echo("this run has no breakdown: it was made before there was one, or it ran no model")
+
+
+def _text(value: object) -> str:
+    return one_line(value, 60)
+
+
 def query(
-    sql: Annotated[str, typer.Argument(help="SQL over the tables runs, metrics and curve.")],
+    sql: Annotated[str, typer.Argument(help="SQL over the tables runs, metrics, ledger and curve.")],
     folder: Annotated[Path, typer.Option("--runs", help="Folder of runs.")] = Path("demo"),
     as_json: Json = False,
 ) -> None:  # fmt: skip

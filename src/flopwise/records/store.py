@@ -1,10 +1,10 @@
-"""A folder of runs: prepare, find, list, draw as a family tree, ask in SQL."""
+"""A folder of runs: prepare, find, list, ask in SQL."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+import os
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +46,6 @@ def run_id(
 def _plain(value: Any) -> Any:
     """As JSON gives it back: tuples are lists, keys are text."""
     return json.loads(json.dumps(value))
-
-
-@dataclass
-class Node:
-    """A run in the family tree with the runs made from it."""
-
-    record: RunRecord
-    children: list[Node] = field(default_factory=list)
 
 
 class RunStore:
@@ -126,37 +118,22 @@ class RunStore:
             )
         self.problems = []
         out = []
-        for path in sorted(self.root.iterdir()):
-            if not (path / RECORD_FILE).is_file():
-                continue
+        for name in sorted(os.listdir(self.root)):
             try:
-                out.append(read_record(path / RECORD_FILE))
+                out.append(read_record(self.root / name / RECORD_FILE))
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # no run, or one that has no record yet
             except (OSError, FlopwiseError) as e:
                 self.problems.append(one_line(e))
         return sorted(out, key=lambda r: (r.created or "", r.id))
-
-    def tree(self) -> list[Node]:
-        """The family: runs without recorded parents are roots; a run appears under its first model parent."""
-        records = {r.id: r for r in self.records()}
-        nodes = {i: Node(r) for i, r in records.items()}
-        roots: list[Node] = []
-        for i, r in records.items():
-            order = ("init", "model", "samples", "data")
-            ranked = sorted(
-                r.roles.items(), key=lambda item: order.index(item[0]) if item[0] in order else len(order)
-            )
-            parent = next((p for _, p in ranked if p in nodes), None) or next(
-                (p for p in r.parents if p in nodes), None
-            )
-            (nodes[parent].children if parent else roots).append(nodes[i])
-        return roots
 
     def rows(self) -> list[dict[str, Any]]:
         """One flat row per record, metrics as columns of their own."""
         return [flat(r) for r in self.records()]
 
     def query(self, sql: str) -> tuple[list[str], list[tuple[Any, ...]]]:
-        """Run SQL over the tables `runs`, `metrics` (long) and `curve` (every logged row).
+        """Run SQL over the tables `runs`, `metrics` (long), `ledger` (passes by purpose and model) and
+        `curve` (every logged row).
 
         The database is in memory and closed to files and network; nothing can be changed by a query.
 
@@ -174,10 +151,12 @@ class RunStore:
             {**row, "id": r.id, "run": r.name}
             for r in records for row in read_curve(self.root / r.id / CURVE_FILE)
         ]  # fmt: skip
+        ledger = [{**row, "id": r.id, "run": r.name} for r in records for row in r.spend.by]
         closed: dict[str, Any] = {"python_enable_replacements": False, "temp_directory": ""}
         db = duckdb.connect(":memory:", config=closed)
         try:
-            for table, content in (("runs", map(flat, records)), ("metrics", metrics), ("curve", curve)):
+            tables = {"runs": map(flat, records), "metrics": metrics, "ledger": ledger, "curve": curve}
+            for table, content in tables.items():
                 _create(db, table, list(content))
             db.execute("SET enable_external_access = false")
             db.execute("SET lock_configuration = true")
@@ -186,7 +165,8 @@ class RunStore:
                 raise FlopwiseError("query: there is no SQL in it; try SELECT * FROM runs")
             return [d[0] for d in result.description or []], result.fetchall()
         except duckdb.Error as e:
-            raise FlopwiseError(f"query: {str(e).splitlines()[0]}; tables are runs, metrics, curve") from e
+            said = str(e).splitlines()[0]
+            raise FlopwiseError(f"query: {said}; tables are runs, metrics, ledger, curve") from e
         finally:
             db.close()
 
