@@ -47,7 +47,7 @@ def step(model: str | Path, name: str = "base", seed: int = 0) -> Step:
 
 
 def content_sha256(folder: Path) -> str:
-    """SHA-256 of what makes a model answer as it does: weights, configuration, tokenizer, base of an adapter."""
+    """SHA-256 of what a model answers by: weights, configuration, tokenizer; of an adapter also its base."""
     whole = hashlib.sha256(weights_sha256(folder).encode())
     for name in (CONFIG_FILE, *TEXT_FILES):
         if (folder / name).is_file():
