@@ -211,14 +211,16 @@ def test_settings_and_rows_that_do_not_fit_are_one_line(prepare: Prepare, tmp_pa
         ({"colour": "red"}, "dataset: colour is 'red': extra inputs are not permitted"),
         ({"sha256": "0" * 64}, "has changed since it was asked for"),
         ({"path": "nowhere.jsonl"}, "is no file, folder or pattern"),
-        ({"task": "chess"}, "chess"),
+        ({"task": "countdown"}, "task countdown judges no rows with answers; give table:ROWS"),
     ):
         with pytest.raises(FlopwiseError, match=message) as error:
             prepare(DEMOS, **spec)
         assert "\n" not in str(error.value)
     assert len(prepare(DEMOS, sha256=source_sha256(str(prepare.path)), max_rows=7).examples()) <= 7
     with pytest.raises(FlopwiseError, match=r"rows.jsonl:2: has no answer, which the task's verifier needs"):
-        prepare([{"prompt": "a", "answer": 1}, {"prompt": "b"}], task="countdown")
+        prepare([{"prompt": "a", "answer": 1}, {"prompt": "b"}], task="table:rows,rule=exact")
+    with pytest.raises(FlopwiseError, match=r"rows.jsonl:1: .*the answer is 'one', must be one number"):
+        prepare([{"prompt": "a", "answer": "one"}], task="table:rows,rule=number")
     spelled = [{"messages": [{"role": "user", "content": "a<eos>"}, {"role": "assistant", "content": "b"}]}]
     with pytest.raises(FlopwiseError, match=r"rows.jsonl:1: message 1 spells the special token <eos>"):
         prepare(spelled)

@@ -25,6 +25,7 @@ from flopwise.data.instructions import Instructions, is_dataset
 from flopwise.data.messages import BadRow
 from flopwise.data.spool import Spool
 from flopwise.data.tasks import task
+from flopwise.data.tasks.table import is_name as is_table
 from flopwise.data.tokenizer import hub_tokenizer
 from flopwise.errors import FlopwiseError, one_line
 
@@ -81,8 +82,11 @@ def build(
     Raises:
         FlopwiseError: see `run_step`.
     """
-    if spec.task is not None:
-        task(spec.task)  # before anything is read
+    if spec.task is not None and not is_table(spec.task):
+        raise FlopwiseError(
+            f"dataset: task {one_line(spec.task, 60)} judges no rows with answers; give "
+            "table:ROWS,rule=number or another rule of docs/tasks.md"
+        )
     chat, context = _reader(parents)
     limit = spec.max_length or context
     if limit is None:
@@ -160,6 +164,7 @@ class _Taken:
         self.encoder, self.rows, self.spec, self.limit = encoder, rows, spec, limit
         self.table = Table()
         self.n_cut = self.n_duplicates = 0
+        self.task = None if spec.task is None else task(spec.task)
 
     def all(self, texts: Spool, salt: bytes) -> np.ndarray:
         """Read to the end; a key [n] uint64 per row that is kept, of its prompt."""
@@ -184,8 +189,8 @@ class _Taken:
 
     def _take(self, row: Row, number: int) -> bool:
         try:
-            if self.spec.task is not None and row.answer is None and self.rows.kind in ANSWERED:
-                raise BadRow("no answer", "has no answer, which the task's verifier needs")
+            if self.task is not None and self.rows.kind in ANSWERED:
+                self._judge(row)
             tokens = self.encoder.encode(row, self.rows.kind)
         except BadRow as e:
             self.rows.reject(row.place, e)
@@ -201,6 +206,16 @@ class _Taken:
         self.table.add(number, tokens)
         self.n_cut += tokens.cut
         return True
+
+    def _judge(self, row: Row) -> None:
+        """Whether the task can judge answers to a row."""
+        if row.answer is None:
+            raise BadRow("no answer", "has no answer, which the task's verifier needs")
+        try:
+            assert self.task is not None
+            self.task.from_row({"prompt": "", "answer": row.answer})
+        except FlopwiseError as e:
+            raise BadRow("unfit answer", str(e)) from e
 
 
 def _key(row: Row, salt: bytes) -> int:

@@ -183,6 +183,15 @@ class Table(ItemTask):
     def _item(self, where: str, row: dict[str, Any]) -> Item:
         prompt, gold = self._text(where, row, "prompt"), self._text(where, row, "answer")
         assert prompt is not None and gold is not None
+        return self._made(where, prompt, gold, self._text(where, row, "slice") or "all")
+
+    def from_row(self, row: dict[str, Any]) -> Item:
+        """What `to_row` gave; or prompt and answer of a row of somebody's dataset, as they stand there."""
+        if isinstance(row, dict) and set(row) == {"prompt", "answer"}:
+            return self._made("a row", str(row["prompt"]), str(row["answer"]), "all")
+        return super().from_row(row)
+
+    def _made(self, where: str, prompt: str, gold: str, slice: str) -> Item:
         canonical = self._gold(gold)
         if canonical is None:
             expected = {
@@ -190,7 +199,7 @@ class Table(ItemTask):
                 "math": "one expression", "exact": f"a text of up to {MAX_CHARS:,} letters",
             }[self.rule]  # fmt: skip
             raise FlopwiseError(f"{self.name}: {where}: the answer is {gold[:40]!r}, must be {expected}")
-        return Item(prompt, canonical, _collapsed(prompt), self._text(where, row, "slice") or "all")
+        return Item(prompt, canonical, _collapsed(prompt), slice)
 
     def _text(self, where: str, row: dict[str, Any], role: str) -> str | None:
         """A column as text; None where the role has no column."""
