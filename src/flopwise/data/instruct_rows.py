@@ -127,9 +127,8 @@ class Rows:
                 f"has no column {missing[0]}, only {one_line(', '.join(map(str, value)), 100) or 'none'}; "
                 f"{self._layout.kind} need {', '.join(columns.values())}",
             )
-        known = {
-            k: value[c] for k, c in (columns | self._layout.optional).items() if value.get(c) is not None
-        }
+        named = {**columns, **self._layout.optional}
+        known = {k: value[c] for k, c in named.items() if value.get(c) is not None}
         for key in columns:
             if key not in known:
                 raise BadRow(f"no {columns[key]}", f"{columns[key]} is null, must hold a value")

@@ -73,7 +73,8 @@ class _Rows:
 
     def batch(self) -> Batch:
         """As tensors."""
-        return Batch(*map(torch.from_numpy, (self.ids, self.targets, self.weights)))
+        ids, targets, weights = map(torch.from_numpy, (self.ids, self.targets, self.weights))
+        return Batch(ids, targets, weights)
 
 
 def epochs(examples: Sequence[Example], batch_size: int, pad_id: int, seed: int) -> Callable[[int], Batch]:
