@@ -1,4 +1,4 @@
-"""The engine over weights that are no plain float32: adapters folded in, half precision, large vocabularies."""
+"""The engine over other weights than plain float32: adapters folded in, half precision; large tables."""
 
 from __future__ import annotations
 

@@ -165,7 +165,8 @@ class LocalEngine:
             self.head = (model.head.weight.float() * model.norm.weight).to(dtype).T
             self.embed = model.embed.weight.detach().to(dtype)
             half = self.cfg.head_dim // 2
-            self.turns = torch.complex(model.cos[:, :half].contiguous(), model.sin[:, :half].contiguous())
+            cos, sin = (t[:, :half].float().contiguous() for t in (model.cos, model.sin))
+            self.turns = torch.complex(cos, sin)
 
     @torch.inference_mode()
     def sample(

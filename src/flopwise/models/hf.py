@@ -70,7 +70,9 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Transformer:
     from safetensors.torch import load_file
 
     if is_adapter(folder):
-        return lora.merged(lora.load(folder)).to(dtype)
+        model = lora.merged(lora.load(folder))
+        cast = {name: t.to(dtype) for name, t in model.state_dict().items()}
+        return Transformer.holding(model.cfg, cast, model.n_scores)
     try:
         cfg = families.from_hf(_read_json(folder, "config.json"))
         tensors: dict[str, Tensor] = {}
