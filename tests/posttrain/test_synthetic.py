@@ -19,7 +19,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
 from flopwise.posttrain import slices, synthesize
 from flopwise.posttrain.bench import Bench
-from flopwise.posttrain.rejection import read_rows
+from flopwise.posttrain.rejection import read_examples, read_rows
 from flopwise.posttrain.settings import METHODS
 from flopwise.posttrain.synthetic_sources import Row, Sources, restated_countdown, restater
 from flopwise.records.folder import RunFolder
@@ -235,3 +235,46 @@ def test_runs_are_deterministic(tmp_path: Path, step: Any) -> None:
     (one.path / "samples.jsonl").unlink()
     again = step("synthetic", init="init", rows=25, slices=["common"])
     assert again.id == one.id and (again.path / "samples.jsonl").read_bytes() == rows
+
+
+def test_somebody_s_own_rows_are_sampled_and_judged_by_their_answers(
+    rare_store: RunStore, tmp_path: Path, writes: Any
+) -> None:
+    """Questions with an answer column: right samples become rows, held-out questions never do."""
+    from flopwise.data import instruct
+    from flopwise.launch.worker import find
+
+    rows = [{"prompt": f"{a} plus {b} is", "answer": str(a + b)} for a in range(1, 9) for b in range(1, 9)]
+    path = tmp_path / "sums.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    init = rare_store.folder("init")
+    spec = {
+        "path": str(path),
+        "format": "problems",
+        "task": f"table:{path},rule=number",
+        "heldout_fraction": 0.2,
+    }
+    data = rare_store.prepare("data", "instructions", spec, {"init": init.id}, name="sums")
+    instruct.run_step(data, {"init": init}, lambda fraction: None)
+    writes(lambda p, i: f" {eval(p.prompt.replace(' plus ', '+').removesuffix(' is')) + i % 2}")
+    kind = METHODS["synthetic"]
+    section = kind.section.model_validate({"sources": ["self"], "n": 4, "problems": 100, "rows": 100})
+    parents = {"data": data, "init": init}
+    made = rare_store.prepare(
+        kind.kind, "synthetic", section.model_dump(), {r: f.id for r, f in parents.items()}, name="made-sums"
+    )
+    find(kind.run)(made, parents, lambda fraction: None)
+    asked = {p.prompt: p for p in Bench.open(made, parents).problems("rl")}
+    found = read_rows(made)
+    assert {r["prompt"] for r in found} == set(asked) and len(found) == len(asked) < 64
+    assert all(r["completion"].strip() == asked[r["prompt"]].answer for r in found)
+    stages = json.loads((made.path / synthesize.STAGES_FILE).read_text())["stages"]["self"]
+    assert stages["verified"] == stages["made"] / 2
+    examples = read_examples(Bench.open(made, parents), made)
+    assert tuple(examples[0].prompt) == asked[found[0]["prompt"]].prompt_ids
+    with pytest.raises(FlopwiseError, match="use source self"):
+        wrong = kind.section.model_validate({"sources": ["program"]}).model_dump()
+        roles = {r: f.id for r, f in parents.items()}
+        find(kind.run)(
+            rare_store.prepare(kind.kind, "synthetic", wrong, roles), parents, lambda fraction: None
+        )

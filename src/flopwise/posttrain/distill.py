@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flopwise.data.tokenizer import hub_tokenizer
 from flopwise.errors import FlopwiseError
-from flopwise.posttrain.bench import Bench, Progress
+from flopwise.posttrain.bench import Bench, Progress, load_model
 from flopwise.posttrain.examples import Example, collate, epoch_rows, lengths
 from flopwise.posttrain.rejection import read_examples
 from flopwise.posttrain.teacher import TeacherLogits, attach, fingerprint, pass_flops, top_of
@@ -74,13 +75,13 @@ class Lessons:
     def __init__(self, bench: Bench, parents: dict[str, RunFolder]):
         self.bench, self.spec, self.seed = bench, bench.spec, bench.folder.seed
         self.teacher_id = parents["teacher"].id
-        taught = Bench.open(bench.folder, parents, role="teacher")
-        if fingerprint(bench.tokenizer) != fingerprint(taught.tokenizer):
+        theirs = hub_tokenizer(str(parents["teacher"].path / "model"))
+        if fingerprint(bench.tokenizer) != fingerprint(theirs):
             raise FlopwiseError(
                 "distill-on-policy: teacher and student have different vocabularies, so the teacher cannot "
                 "read the student's tokens; use distill-sequences"
             )
-        self.teacher = taught.model.eval()
+        self.teacher = load_model(parents["teacher"]).eval()
         self.k = min(self.spec["top_k"], self.teacher.cfg.vocab_size)
         self.pool = bench.problems("rl")
         self.size = self.spec["batch_size"]
