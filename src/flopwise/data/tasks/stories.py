@@ -35,10 +35,14 @@ class Kind:
         """Every combination, in a fixed order."""
         return (v for v in itertools.product(*self.ranges) if self.fits(*v))
 
+    def holds(self, numbers: tuple[int, ...]) -> bool:
+        """Whether it is one of the combinations."""
+        return all(v in r for v, r in zip(numbers, self.ranges, strict=True)) and self.fits(*numbers)
+
 
 NAMES = ("Ann", "Ben", "Cora", "Dan", "Eva", "Finn", "Gina", "Hugo", "Ida", "Jon", "Kira", "Leo")
 THINGS = ("apples", "books", "coins", "eggs", "keys", "lamps", "nuts", "pens", "plates", "shells", "stamps")
-_FEW, _SOME = range(2, 11), range(2, 31)
+_FEW, _SOME = range(2, 13), range(2, 61)
 
 ONE_STEP = {
     "add": Kind(
@@ -63,7 +67,7 @@ ONE_STEP = {
         ),
     ),
     "divide": Kind(
-        (range(4, 101), _FEW), lambda a, b: a % b == 0 and a > b,
+        (range(4, 241), _FEW), lambda a, b: a % b == 0 and a > b,
         lambda a, b: (a // b, f"{a} / {b} = {a // b}"),
         (
             "{name} shares {a} {things} evenly among {b} friends. How many {things} does each friend get?",
@@ -98,7 +102,7 @@ TWO_STEPS = {
         ),
     ),
     "divide-add": Kind(
-        (range(4, 101), _FEW, range(2, 21)), lambda a, b, c: a % b == 0 and a > b,
+        (range(4, 121), _FEW, range(2, 21)), lambda a, b, c: a % b == 0 and a > b,
         lambda a, b, c: (a // b + c, f"{a} / {b} = {a // b}, {a // b} + {c} = {a // b + c}"),
         (
             "{a} {things} are shared evenly among {b} people, and {name} is one of them. Then {name} finds "
@@ -133,16 +137,20 @@ class Story(Spoken):
     def generate(
         self, n: int, seed: int, exclude: Collection[Hashable] = (), slice: str | None = None
     ) -> list[Item]:
-        """n distinct combinations of operation and numbers, drawn evenly over the operations."""
+        """n distinct combinations of operation and numbers, even over the operations as far as they go."""
         self.check_slice(slice)
         forbidden = frozenset(exclude)
         rng = random.Random(f"{self.name}:{seed}")
         kinds = self.slices if slice is None else (slice,)
         drawn: list[tuple[str, tuple[int, ...]]] = []
-        for i, kind in enumerate(kinds):
-            pool = [v for v in self.kinds[kind].numbers() if _key(kind, v) not in forbidden]
-            share = n // len(kinds) + (i < n % len(kinds))
-            drawn += [(kind, v) for v in from_pool(f"{self.name}, {kind}", pool, share, rng)]
+        pools = {k: [v for v in self.kinds[k].numbers() if _key(k, v) not in forbidden] for k in kinds}
+        left = n
+        # The smallest first: what it lacks to an even share, the larger ones give.
+        for i, kind in enumerate(sorted(kinds, key=lambda k: len(pools[k]))):
+            even = -(-left // (len(kinds) - i))
+            share = even if i == len(kinds) - 1 else min(even, len(pools[kind]))
+            drawn += [(kind, v) for v in from_pool(f"{self.name}, {kind}", pools[kind], share, rng)]
+            left -= share
         rng.shuffle(drawn)
         return [self._item(kind, numbers, rng) for kind, numbers in drawn]
 
@@ -154,7 +162,7 @@ class Story(Spoken):
                 match = re.fullmatch(_pattern(story), words)
                 if match:
                     numbers = tuple(int(match[slot]) for slot in "abc" if slot in match.groupdict())
-                    if numbers in set(of_kind.numbers()):
+                    if of_kind.holds(numbers):
                         return Item(
                             f"{words}{CUE}", str(of_kind.solve(*numbers)[0]), _key(kind, numbers), kind
                         )
@@ -198,6 +206,6 @@ def _pattern(story: str) -> str:
 
 
 TASKS = (
-    Story("word-1step", "word problems with one operation on numbers up to 100", ONE_STEP),
-    Story("word-2step", "word problems with two operations on numbers up to 100", TWO_STEPS),
+    Story("word-1step", "word problems with one operation on small numbers", ONE_STEP),
+    Story("word-2step", "word problems with two operations on small numbers", TWO_STEPS),
 )
