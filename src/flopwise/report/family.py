@@ -1,88 +1,89 @@
-"""The family tree: every model under what it was made from, its own FLOPs and its lineage's."""
+"""The family tree: every model under what it was made from, its own FLOPs and its lineage's, and its gain."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from flopwise.records.record import RunRecord
+from flopwise.records.family import Family, Gain, Member
+from flopwise.records.outline import Group, Line, View, outline
+from flopwise.records.pairing import Pairing
 from flopwise.report.runs import Runs, number
 
-NOT_MODELS = ("data", "fit", "plan", "sample", "evaluate")
+LINES, DEPTH = 1000, 40
+"""What a page takes: so many lines, so many steps below a root; the rest is in groups of siblings alike."""
+PAIRED = 300
+"""So many members, first shown first, have their gains compared problem by problem: that reads files."""
+ALL_OPEN = 150
+"""A tree of so many lines is shown whole; of a larger one the first steps, and the rest on request."""
 
 
 def collect_family(runs: Runs) -> dict[str, Any]:
     """The `family` part of the results (keys: see `collect`)."""
-    members = {r.id: r for r in runs.done.values() if r.kind not in NOT_MODELS}
-    children: dict[str | None, list[RunRecord]] = {}
-    for r in members.values():
-        children.setdefault(_parent(r, members), []).append(r)
-    trees = [_node(r, children, runs) for r in children.get(None, [])]
-    trees.sort(key=lambda t: (t["n_params"] or 0.0, t["seed"]))
-    missing = [] if trees else ["No model has been finished in this folder."]
-    return {"trees": trees, "bases": _bases(members), "missing": missing}
+    family = Family(runs.done.values())
+    lines = outline(family, View(depth=DEPTH, lines=LINES))
+    shown = [line.member for line in lines if line.member is not None]
+    Pairing(runs.root, family).refine(shown[:PAIRED])
+    missing = [] if lines else ["No model has been finished in this folder."]
+    bases = [
+        {
+            "id": b.id, "name": b.name, "base_flops": b.flops, "unknown": b.unknown, "derived": b.derived,
+            "derived_flops": b.derived_flops, "at_least": b.at_least, "ratio": b.multiple,
+        }
+        for b in family.bases
+    ]  # fmt: skip
+    return {
+        "trees": _nested(family, lines, runs), "bases": bases, "members": len(family.members),
+        "shown": len(lines), "all_open": len(lines) <= ALL_OPEN, "missing": missing,
+    }  # fmt: skip
 
 
-def _parent(record: RunRecord, members: dict[str, RunRecord]) -> str | None:
-    """What the tree hangs a run under: the model whose weights it starts from, or that it sampled from."""
-    wanted = [record.extra.get("sampled_from"), *(record.roles.get(r) for r in ("init", "model", "samples"))]
-    return next((p for p in [*wanted, *record.parents] if p in members), None)
+def _nested(family: Family, lines: list[Line], runs: Runs) -> list[dict[str, Any]]:
+    """Roots with their children; each line hangs under the last one that is a step higher."""
+    levels: list[list[dict[str, Any]]] = [[]]
+    for line in lines:
+        node = _member(family, line.member, runs) if line.member else _group(line.group)
+        del levels[line.depth + 1 :]
+        levels[line.depth].append(node | {"depth": line.depth})
+        levels.append(levels[line.depth][-1]["children"])
+    return levels[0]
 
 
-def _node(record: RunRecord, children: dict[str | None, list[RunRecord]], runs: Runs) -> dict[str, Any]:
-    made = [_node(c, children, runs) for c in children.get(record.id, [])]
-    # The piece a trunk goes on with comes last, so that branches stand beside what they left.
-    made.sort(key=lambda n: (n["method"] == "trunk", n["kind"] != "pretrain", n["lineage_flops"]))
-    judged = runs.samples.get(record.id)
+def _member(family: Family, m: Member, runs: Runs) -> dict[str, Any]:
+    record = m.record
+    judged = runs.samples.get(m.id)
     accuracy = judged.metrics.get("greedy") if judged else None
     loss = record.metrics.get("loss")
     return {
-        "id": record.id,
+        "id": m.id,
         "name": record.name,
         "kind": record.kind,
         "method": record.method,
         "seed": record.seed,
         "n_params": number((record.model or {}).get("n_params_total")),
         "width": record.extra.get("width"),
-        "own_flops": record.spend.total_flops,
-        "lineage_flops": record.lineage_spend.total_flops,
+        "own_flops": m.own_flops,
+        "lineage_flops": m.lineage_flops,
+        "at_least": m.at_least,
         "loss": loss.value if loss else None,
         "accuracy": accuracy.value if accuracy else None,
+        "gain": _gain(m.gain) if m.gain else None,
+        "gains": [_gain(g) for g in m.gains],
+        "roles": {role: family.names[p] for role, p in m.roles.items() if role != "data"},
         "held_out": bool(record.extra.get("held_out")),
-        "size": 1 + sum(c["size"] for c in made),
-        "total_flops": record.spend.total_flops + sum(c["total_flops"] for c in made),
-        "children": made,
+        "size": m.size,
+        "total_flops": m.total_flops,
+        "children": [],
     }
 
 
-def _bases(members: dict[str, RunRecord]) -> list[dict[str, Any]]:
-    """Each pretrained model that others were made from: its lineage's FLOPs against the sum of theirs."""
-    out = []
-    for base in members.values():
-        if base.kind != "pretrain" or base.method == "trunk":
-            continue
-        made = [r for r in members.values() if r.kind != "pretrain" and base.id in _ancestors(r, members)]
-        if made:
-            spent = sum(r.spend.total_flops for r in made)
-            own = base.lineage_spend.total_flops
-            out.append(
-                {
-                    "id": base.id,
-                    "name": base.name,
-                    "base_flops": own,
-                    "derived": len(made),
-                    "derived_flops": spent,
-                    "ratio": spent / own if own else None,
-                }
-            )
-    return sorted(out, key=lambda b: -b["derived_flops"])
+def _gain(g: Gain) -> dict[str, Any]:
+    return {**vars(g), "share": g.metric != "loss"}
 
 
-def _ancestors(record: RunRecord, members: dict[str, RunRecord]) -> set[str]:
-    seen: set[str] = set()
-    todo = list(record.parents)
-    while todo:
-        run = todo.pop()
-        if run in members and run not in seen:
-            seen.add(run)
-            todo += members[run].parents
-    return seen
+def _group(g: Group | None) -> dict[str, Any]:
+    assert g is not None
+    return {
+        "group": g.count, "below": g.below, "kinds": [{"kind": kind, "runs": n} for kind, n in g.kinds],
+        "total_flops": g.total_flops, "own": g.own, "lineage": g.lineage, "gain_range": g.gain,
+        "metric": g.metric, "share": g.metric != "loss", "size": g.count + g.below, "children": [],
+    }  # fmt: skip
