@@ -42,13 +42,14 @@ _OPEN = re.compile(r'"verdict"\s*:\s*"?\s*$')
 
 
 class Judge(Protocol):
-    """Whatever gives answers a score.
+    """Whatever gives answers a score; `unreadable` counts verdicts so far that could not be read."""
 
-    `name` is the ledger's; `unreadable` counts verdicts so far that could not be read.
-    """
-
-    name: str
     unreadable: int
+
+    @property
+    def name(self) -> str:
+        """The ledger's for it."""
+        ...
 
     def score(self, problems: Sequence[Any], texts: Sequence[str]) -> tuple[np.ndarray, Usage]:
         """Scores [N] in [0, 1] of texts[i] as an answer to problems[i], and what they cost."""
@@ -106,7 +107,10 @@ class NoisyVerifier:
 class Reader(Protocol):
     """A model that reads a prompt and decides between words."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """The ledger's for it."""
+        ...
 
     def weigh(self, prompts: Sequence[str], words: Sequence[str]) -> tuple[np.ndarray, Usage]:
         """Probabilities [N, len(words)], rows summing to 1, NaN where nothing could be read; the cost."""
@@ -132,7 +136,7 @@ class ModelJudge:
     """Of every pair judged so far, whether both orders named the same answer."""
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """Of the model."""
         return self.reader.name
 
@@ -255,7 +259,7 @@ class EndpointReader:
     seed: int = 0
 
     @property
-    def name(self) -> str:  # type: ignore[override]
+    def name(self) -> str:
         """The model and where it runs."""
         return self.endpoint.name
 
