@@ -60,12 +60,18 @@ def _command(command: str, default: str, kinds: tuple[str, ...]) -> Any:
         data: Data = None,
         method: Annotated[str, typer.Option("--method", help="One of the methods above.")] = default,
         task: Task = None, steps: Steps = None, batch_size: Batch = None, lora: Lora = None,
+        backend: Annotated[str | None, typer.Option("--backend", help="trl: TRL trains (extra trl).")] = None,
         roles: Roles = None, changes: Settings = None, seeds: Seeds = None,
         out: Annotated[Path, typer.Option("--out", help="Folder for runs and the report.")] = Path("runs"),
         dry_run: Dry = False, workers: Workers = None, as_json: Json = False,
     ) -> None:  # fmt: skip
         settings = _settings(changes or [])
-        given = {"steps": steps, "batch_size": batch_size, "lora": {"rank": lora} if lora else None}
+        given = {
+            "backend": backend,
+            "steps": steps,
+            "batch_size": batch_size,
+            "lora": {"rank": lora} if lora else None,
+        }
         settings |= {key: value for key, value in given.items() if value is not None}
         recipe = _recipe(command, method, kinds, model, data or [], task, roles or [], settings, seeds or [0])
         run_recipe(recipe, out, [], dry_run, workers, as_json)

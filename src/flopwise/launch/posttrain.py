@@ -126,7 +126,7 @@ class _Expansion:
         flops, seconds = self.cost(cfg, entry.settings, roles)
         self.steps.append(
             Step(
-                name=step_name, kind=entry.kind.kind, method=entry.method, run=entry.kind.run, seed=seed,
+                name=step_name, kind=entry.kind.kind, method=entry.method, run=entry.run, seed=seed,
                 spec=spec, parents=parents, references=references, flops=flops, seconds=seconds,
                 n_params=count_params(cfg).non_embedding if cfg else None,
             )

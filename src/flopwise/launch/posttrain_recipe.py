@@ -99,6 +99,12 @@ class RunEntry(Section):
     settings: dict[str, Any]
 
     @property
+    def run(self) -> str:
+        """Who makes it: "module:function"."""
+        trl = self.settings.get("backend") == "trl"
+        return "flopwise.posttrain.trl_backend:run_step" if trl else self.kind.run
+
+    @property
     def kind(self) -> Method:
         """The registry's entry."""
         return METHODS[self.method]
@@ -209,6 +215,11 @@ class PosttrainRecipe(Section):
             from flopwise.launch.recipe import _explain
 
             raise ValueError(f"runs.{name}: {_explain(e, kind.section)}") from None
+        if settings.backend == "trl":
+            from flopwise.posttrain import trl_backend
+
+            if reason := trl_backend.check(kind.name, settings.model_dump(exclude_none=True)):
+                raise ValueError(f"runs.{name}: {reason}")
         if lacking := settings.lacks(roles | ({"data": data} if data else {})):
             raise ValueError(f"runs.{name}: {lacking}")
         return RunEntry(

@@ -14,7 +14,9 @@ Makes = Literal["policy", "scorer", "data"]
 
 
 class Settings(Section):
-    """The settings of any method."""
+    """The settings of any method. `backend: trl` lets TRL train (`posttrain.trl_backend`), else we do."""
+
+    backend: Literal["trl"] | None = None
 
     def lacks(self, roles: dict[str, str]) -> str | None:
         """What is missing, given the runs it reads by role (a dataset as `data`); None where all is there."""
