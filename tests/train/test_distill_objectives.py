@@ -151,6 +151,6 @@ def test_a_teacher_s_word_lies_where_it_belongs() -> None:
             top = logprobs[row, at].topk(3)
             assert batch.extra["teacher_ids"][row, at].tolist() == top.indices.tolist()
             assert torch.allclose(batch.extra["teacher_logprobs"][row, at], top.values, atol=1e-5)
-            others = [float(p) for i, p in enumerate(logprobs[row, at].exp()) if i not in top.indices]
+            others = [p for i, p in enumerate(logprobs[row, at].exp().tolist()) if i not in top.indices]
             rest = np.log(sum(others))
             assert batch.extra["teacher_rest"][row, at].item() == pytest.approx(rest, abs=1e-4)

@@ -155,7 +155,7 @@ def weakness(counts: dict[str, tuple[int, int]], alpha: float = 0.05) -> list[di
 
     total_right, total = (sum(c[i] for c in counts.values()) for i in (0, 1))
     z = float(norm.ppf(1 - alpha / 2 / len(counts)))
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name, (right, n) in counts.items():
         low, high = _wilson(right, n, z)
         p = float(hypergeom.cdf(right, total, total_right, n))

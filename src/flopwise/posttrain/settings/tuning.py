@@ -128,11 +128,9 @@ def _rounds(name: str, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
     out: dict[str, dict[str, Any]] = {}
     for i in range(rounds):
         samples, tuned = f"{name}-{i + 1}-samples", name if i + 1 == rounds else f"{name}-{i + 1}"
-        seeds = {k: content[k] for k in ("seeds", "data") if k in content}
-        out[samples] = {
-            "method": "best-of-n" if "by" in sampling else "verified-samples", "init": content.get("init"),
-            **seeds, **sampling, "first_problem": first + i * each,
-        }  # fmt: skip
+        method = "best-of-n" if "by" in sampling else "verified-samples"
+        shared = {key: value for key, value in content.items() if key in ("init", "seeds", "data")}
+        out[samples] = {"method": method, **shared, **sampling, "first_problem": first + i * each}
         out[tuned] = content | {"samples": samples}
         content["init"] = tuned
     return out
