@@ -22,7 +22,9 @@ from flopwise.launch.posttrain_recipe import PosttrainData
 from flopwise.models import hf
 from flopwise.models.config import ModelConfig
 from flopwise.models.transformer import Transformer
+from flopwise.posttrain.bench import Bench
 from flopwise.posttrain.examples import Example
+from flopwise.posttrain.feedback import read
 from flopwise.posttrain.preference import mismatched
 from flopwise.posttrain.settings import METHODS
 from flopwise.records.folder import RunFolder
@@ -58,7 +60,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunStore, dict[str,
     rows = [demos[i % len(demos)] for i in range(PAIRS)]
     ids = {"data": data.id, "init": init.id}
     for role, content in (
-        ("pairs", [{"prompt": p, "chosen": c, "rejected": c[: len(c) // 2], "problem": i // 2}
+        ("pairs", [{"prompt": p, "chosen": c, "rejected": c[: len(c) // 2], "problem": i // 2,
+                    "chosen_cut": False, "rejected_cut": i % 3 == 0}
                    for i, (p, c) in enumerate(rows)]),
         ("thumbs", [{"prompt": p, "completion": c if i % 3 else c[:4], "label": bool(i % 3), "problem": i}
                     for i, (p, c) in enumerate(rows)]),
@@ -208,6 +211,16 @@ def test_held_out_problems_are_the_same_for_every_seed_and_share_no_pair(make: M
     record = make("dpo", "pairs").record()
     assert record.extra["units"] + record.extra["heldout_units"] == PAIRS
     assert record.extra["heldout_units"] == 2 * round(0.05 * PAIRS / 2)
+
+
+def test_an_answer_that_was_cut_has_no_end(world: tuple[RunStore, dict[str, str]]) -> None:
+    run = start(world, "dpo", "pairs", heldout=0.0)
+    parents = {role: RunFolder(run.path.parent / i) for role, i in run.roles.items()}
+    bench = Bench.open(run, parents)
+    found, held = read(bench, parents, paired=True)
+    assert held is None and len(found) == PAIRS
+    ended = [e.completion[-1] == bench.data.eos_id for e in found.rows]
+    assert all(ended[0::2]) and ended[1::2] == [i % 3 != 0 for i in range(PAIRS)]
 
 
 def test_mismatched_answers_are_to_other_prompts_and_fit_the_context() -> None:

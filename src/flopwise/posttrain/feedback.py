@@ -86,12 +86,14 @@ def read(bench: Bench, parents: dict[str, RunFolder], paired: bool) -> tuple[Fee
         texts = [(row["prompt"], row[side]) for row in rows for side in ("chosen", "rejected")]
         signs = np.tile([1.0, -1.0], len(rows))
         problems = np.repeat([row["problem"] for row in rows], 2)
-        return _split(bench, texts, signs, problems, 2 if paired else 1)
+        cut = [row.get(f"{side}_cut", False) for row in rows for side in ("chosen", "rejected")]
+        return _split(bench, texts, cut, signs, problems, 2 if paired else 1)
     if "thumbs" in parents and not paired:
         rows = _rows(parents["thumbs"], THUMBS_FILE)
         texts = [(row["prompt"], row["completion"]) for row in rows]
         signs = np.array([1.0 if row["label"] else -1.0 for row in rows])
-        return _split(bench, texts, signs, np.array([row["problem"] for row in rows]), 1)
+        cut = [row.get("cut", False) for row in rows]
+        return _split(bench, texts, cut, signs, np.array([row["problem"] for row in rows]), 1)
     train, held = (_of_dataset(bench.data, split, paired) for split in ("train", "heldout"))
     if not len(train):
         raise FlopwiseError("the dataset has no row left to learn from; lower heldout_fraction or add rows")
@@ -110,10 +112,14 @@ def _rows(run: RunFolder, name: str) -> list[dict[str, Any]]:
 
 
 def _split(
-    bench: Bench, texts: list[tuple[str, str]], signs: np.ndarray, problems: np.ndarray, per_unit: int
-) -> tuple[Feedback, Feedback | None]:
+    bench: Bench, texts: list[tuple[str, str]], cut: list[bool], signs: np.ndarray, problems: np.ndarray,
+    per_unit: int,
+) -> tuple[Feedback, Feedback | None]:  # fmt: skip
     """A share of the problems is kept apart with all that was said of them, the same one for every seed."""
-    examples = _examples(bench, texts, problems)
+    examples = [
+        Example(e.prompt, e.completion[:-1]) if short else e  # no end after an answer that had none
+        for e, short in zip(_examples(bench, texts, problems), cut, strict=True)
+    ]
     distinct = np.unique(problems)
     drawn = np.random.default_rng(len(distinct)).permutation(distinct)
     held = np.isin(problems, drawn[: round(bench.spec["heldout"] * len(distinct))])

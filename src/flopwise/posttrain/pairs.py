@@ -1,7 +1,9 @@
 """Feedback on a model's own answers, as rows that other tools read too: pairs and thumbs, one JSON a line.
 
 `pairs.jsonl` has prompt, chosen, rejected; `thumbs.jsonl` prompt, completion, label. Both also name the
-`problem` by its place among the training problems, so that rows of one problem can be kept together.
+`problem` by its place among the training problems, so that rows of one problem can be kept together, and say
+whether the token limit cut an answer (`cut`, `chosen_cut`, `rejected_cut`): no end belongs after such a one.
+Learned from, it teaches a model to come to an end; left out, nothing keeps the model from rambling.
 """
 
 from __future__ import annotations
@@ -34,12 +36,14 @@ BLOCK = 512
 
 @dataclass(frozen=True)
 class Answers:
-    """The distinct finished answers to one problem; `right` as the verifier says, None without one."""
+    """The distinct answers to one problem; `right` as the verifier says, None without one; `cut` where the
+    token limit ended it, which is never right."""
 
     index: int
     problem: Any
     texts: list[str]
     right: list[bool] | None
+    cut: list[bool]
 
 
 class Sampling:
@@ -71,15 +75,15 @@ class Sampling:
         self.sampled += len(texts)
         self.right += sum(right or [])
         self.unfinished += int((~batch.finished).sum())
-        found: list[dict[str, bool]] = [{} for _ in problems]
+        found: list[dict[str, tuple[bool, bool]]] = [{} for _ in problems]
         for row, (p, done) in enumerate(zip(batch.prompt_index.tolist(), batch.finished, strict=True)):
-            # An answer that the limit cut is not what the model would have said.
-            if done and texts[row]:
-                found[p].setdefault(texts[row], bool(right[row]) if right else False)
+            if texts[row] and (done or spec["cut"] == "wrong"):
+                found[p].setdefault(texts[row], (bool(right and right[row]), not done))
         return [
-            Answers(place, problem, list(f), list(f.values()) if right else None)
+            Answers(place, problem, list(f), [r for r, _ in f.values()] if right else None,
+                    [c for _, c in f.values()])
             for place, problem, f in zip(places, problems, found, strict=True)
-        ]
+        ]  # fmt: skip
 
     def finish(self, name: str, rows: list[dict[str, Any]], labels: list[bool], **extra: Any) -> None:
         """Write the rows and the record; `labels`: what was said is true, as far as a verifier can tell."""
@@ -104,23 +108,27 @@ class Sampling:
 
     def scores(self, answers: list[Answers]) -> list[np.ndarray]:
         """What the spec's `by` says of each problem's answers: the verifier and judges from 0 (bad) to 1, a
-        reward model log-odds."""
+        reward model log-odds; models are not asked about an answer that was cut, which is worst."""
         by = self.bench.spec["by"]
         if by == "verifier":
             self.needs_task()
             return [np.array(a.right, dtype=float) for a in answers]
         if by == "judge":
-            problems = [a.problem for a in answers for _ in a.texts]
-            found, usage = self.judge.score(problems, [t for a in answers for t in a.texts])
+            asked = [(a.problem, t) for a in answers for t in whole(a)]
+            found, usage = self.judge.score([p for p, _ in asked], [t for _, t in asked])
             self.ledger.used("judge", self.judge.name, usage)
         else:
             found = self._rewards(answers)
-        return np.split(found, np.cumsum([len(a.texts) for a in answers])[:-1])
+        out = [np.full(len(a.texts), -np.inf) for a in answers]
+        parts = np.split(found, np.cumsum([len(whole(a)) for a in answers])[:-1])
+        for scores, part, a in zip(out, parts, answers, strict=True):
+            scores[~np.array(a.cut, dtype=bool)] = part
+        return out
 
     def _rewards(self, answers: list[Answers]) -> np.ndarray:
         prompts = self.bench.prompts([a.problem for a in answers])
-        owners = [i for i, a in enumerate(answers) for _ in a.texts]
-        texts = self.bench.tokenizer.encode_batch([t for a in answers for t in a.texts])
+        owners = [i for i, a in enumerate(answers) for _ in whole(a)]
+        texts = self.bench.tokenizer.encode_batch([t for a in answers for t in whole(a)])
         end = closing_id(self.bench.data)
         sequences = [[*prompts[i], *text, end] for i, text in zip(owners, texts, strict=True)]
         start = time.perf_counter()
@@ -175,7 +183,8 @@ def pairs_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progr
                 if spec["flip"] and rng.random() < spec["flip"]:
                     better, worse = worse, better
                 row = {"prompt": a.problem.prompt, "chosen": a.texts[better], "rejected": a.texts[worse]}
-                rows.append(row | {"problem": a.index})
+                cut = {"chosen_cut": a.cut[better], "rejected_cut": a.cut[worse]}
+                rows.append(row | {"problem": a.index} | cut)
                 if a.right is not None and a.right[better] != a.right[worse]:
                     true.append(a.right[better])
     if not rows:
@@ -189,19 +198,23 @@ def pairs_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progr
 def _compared(
     sampling: Sampling, answers: list[Answers], limit: int, rng: np.random.Generator
 ) -> list[list[tuple[int, int]]]:
-    """Random pairs of each problem's answers, as a judge orders them; undecided ones are left out."""
+    """Random pairs of each problem's answers, as a judge orders them; undecided ones are left out. One that
+    was cut loses unasked."""
     drawn = []
     for i, a in enumerate(answers):
         order = rng.permutation(len(a.texts)).tolist()
         drawn += [(i, order[2 * k], order[2 * k + 1]) for k in range(min(limit, len(order) // 2))]
+    asked = [(i, x, y) for i, x, y in drawn if not answers[i].cut[x] and not answers[i].cut[y]]
     chance, usage = sampling.judge.prefer(
-        [answers[i].problem for i, _, _ in drawn],
-        [answers[i].texts[x] for i, x, _ in drawn],
-        [answers[i].texts[y] for i, _, y in drawn],
+        [answers[i].problem for i, _, _ in asked],
+        [answers[i].texts[x] for i, x, _ in asked],
+        [answers[i].texts[y] for i, _, y in asked],
     )
     sampling.ledger.used("judge", sampling.judge.name, usage)
+    said = dict(zip(asked, chance.tolist(), strict=True))
     found: list[list[tuple[int, int]]] = [[] for _ in answers]
-    for (i, x, y), p in zip(drawn, chance.tolist(), strict=True):
+    for i, x, y in drawn:
+        p = said.get((i, x, y), (1 + answers[i].cut[y] - answers[i].cut[x]) / 2)
         if p != 0.5:
             found[i].append((x, y) if p > 0.5 else (y, x))
     return found
@@ -228,14 +241,16 @@ def thumbs_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Prog
         if spec["flip"]:
             sampling.needs_task()
             noisy = NoisyVerifier(sampling.bench.data.open_task(), spec["flip"], folder.seed)
-            scores = [noisy.score([a.problem] * len(a.texts), a.texts)[0] for a in answers]
+            scores = [
+                np.where(a.cut, 0.0, noisy.score([a.problem] * len(a.texts), a.texts)[0]) for a in answers
+            ]
         else:
             scores = sampling.scores(answers)
         for a, values in zip(answers, scores, strict=True):
             for i, text in enumerate(a.texts):
                 up = bool(values[i] > threshold)
                 row = {"prompt": a.problem.prompt, "completion": text, "label": up, "problem": a.index}
-                rows.append(row)
+                rows.append(row | {"cut": a.cut[i]})
                 if a.right is not None:
                     true.append(a.right[i] == up)
     ups = sum(row["label"] for row in rows)
@@ -245,6 +260,11 @@ def thumbs_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Prog
             "sample easier or harder problems, or set threshold"
         )
     sampling.finish(THUMBS_FILE, rows, true, up=ups / len(rows))
+
+
+def whole(answers: Answers) -> list[str]:
+    """Those that were not cut."""
+    return [text for text, cut in zip(answers.texts, answers.cut, strict=True) if not cut]
 
 
 def closing_id(data: Any) -> int:

@@ -18,6 +18,8 @@ class _FeedbackSection(SamplingSection):
     by: By = "verifier"
     flip: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of what the verifier says that is turned over: a judge that errs."""
+    cut: Literal["wrong", "drop"] = "wrong"
+    """Of answers that the token limit cut: they count as wrong ones, or are left out."""
 
     def lacks(self, roles: dict[str, str]) -> str | None:
         """Whoever judges must be named, and nobody else."""
@@ -54,7 +56,7 @@ class PreferenceSection(TrainingSection):
 
     steps: Count | None = None  # type: ignore[assignment]
     epochs: float = Field(default=1.0, gt=0)
-    rate_factor: float = Field(default=0.05, gt=0)
+    rate_factor: float = Field(default=0.15, gt=0)
     curve_points: Count = 8
     keep: Literal["last", "best"] = "best"
     anchor: NonNegative = 1.0
