@@ -91,7 +91,7 @@ def _fetch(names: list[str]) -> list[dict[str, Any]]:
             bar.update(task, description=name)
             if name in shipped.MODELS:
                 shipped.fetch(name)
-                found = {"documents": None, "characters": None}
+                found: dict[str, int | None] = {"documents": None, "characters": None}
             elif name in media.MEDIA:
                 made = media.named(name).carrier is None
                 found = {"documents": None if made else len(media.load(name)), "characters": None}

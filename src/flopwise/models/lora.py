@@ -76,9 +76,8 @@ class LoRALinear(nn.Linear):
                 n_b, n_a = n_b + rows, n_a + lora.rank
             row += rows
         # Adapters are kept in float32 whatever the base is in: their steps are small.
-        new = {"dtype": torch.float32, "device": weight.device}
-        self.A = nn.Parameter(torch.zeros(n_a, self.in_features, **new))
-        self.B = nn.Parameter(torch.zeros(n_b, lora.rank, **new))
+        A, B = torch.zeros(n_a, self.in_features), torch.zeros(n_b, lora.rank)
+        self.A, self.B = (nn.Parameter(t.to(weight.device)) for t in (A, B))
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, n_in] -> [N, n_out]."""

@@ -88,11 +88,15 @@ class Team:
         `make_optimiser(model)` makes the optimiser of a whole model; a split one takes its groups and rates.
 
         Raises:
-            FlopwiseError: experts cannot be split as asked.
+            FlopwiseError: experts cannot be split as asked, or the model has adapters, which are not split.
         """
         model.to(self.device)
         if self.size == 1 or self.settings.parallel == "ddp":
             return model, make_optimiser(model)
+        if model.lora is not None:
+            raise FlopwiseError(
+                f"train.parallel {self.settings.parallel} does not split models with adapters; use ddp"
+            )
         if self.settings.parallel == "fsdp":
             from flopwise.train.sharded import shard
 
