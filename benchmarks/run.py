@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-NAMES = ("peak", "training", "sampling", "loading")
+NAMES = ("peak", "training", "sampling", "loading", "tree")
 RESULTS = Path(__file__).parent / "results"
 
 

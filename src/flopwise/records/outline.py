@@ -81,16 +81,20 @@ def outline(family: Family, view: View) -> list[Line]:
     if view.top is not None:
         return list(drawing.lines(drawing.first_of_each_kind(view.top)))
     ranked = drawing.ranked()
-    shown = list(drawing.lines(set(ranked)))
-    least, most = 1, len(ranked)
-    while len(shown) > view.lines and most - least > 1:  # more members never make fewer lines, near enough
+    shown: list[Line] = []
+    if len(ranked) <= view.lines:
+        shown = list(drawing.lines(set(ranked)))
+        if len(shown) <= view.lines:
+            return shown
+    least, most = 1, min(len(ranked), view.lines)  # every member is a line
+    while most - least > 1:  # more members never make fewer lines, near enough
         half = (least + most) // 2
         lines = list(drawing.lines(set(ranked[:half])))
         if len(lines) <= view.lines:
-            least = half
+            least, shown = half, lines
         else:
             most = half
-    return shown if len(shown) <= view.lines else list(drawing.lines(set(ranked[:least])))
+    return shown or list(drawing.lines(set(ranked[:least])))
 
 
 class _Drawing:

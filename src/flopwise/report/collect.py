@@ -51,8 +51,9 @@ from pathlib import Path
 from typing import Any
 
 from flopwise.flops.spend import Spend
+from flopwise.records.family import NOT_MODELS
 from flopwise.records.record import RunRecord
-from flopwise.report.family import collect_family
+from flopwise.report.family import collect_family, family_headline
 from flopwise.report.headline import headline
 from flopwise.report.ladder import collect_ladders, is_ladder
 from flopwise.report.ladder_headline import ladder_headline
@@ -74,6 +75,7 @@ from flopwise.report.runs import MISSHAPEN, Runs, clean, misshapen, number
 SCHEMA = 1
 TELL: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "laws": headline, "ladder": ladder_headline, "posttrain": posttraining_headline,
+    "family": family_headline,
 }  # fmt: skip
 """What comes first, by kind of experiment."""
 _NO_SAVINGS: dict[str, Any] = {"spent": None, "by_variant": []}
@@ -92,10 +94,15 @@ def collect(folder: str | Path) -> dict[str, Any]:
     runs = Runs(Path(folder))
     results: dict[str, Any] = {
         "schema": SCHEMA,
-        "kind": "posttrain" if is_posttraining(runs) else "ladder" if is_ladder(runs) else "laws",
+        "kind": _kind(runs),
         "folder": Path(folder).resolve().name,
         "made": datetime.now(UTC).isoformat(timespec="seconds"),
         "overview": _overview(runs),
+    }
+    if results["kind"] == "family":
+        family = _section("The family tree", collect_family, runs)
+        return _told(results | {"family": family, "data": _data(runs), "runs": _rows(runs)}, runs)
+    results |= {
         "pretraining": _section("Pretraining", collect_pretraining, runs),
         "posttraining": _section("Post-training", collect_posttraining, runs),
         "testtime": _section("Test time", collect_testtime, runs),
@@ -108,6 +115,23 @@ def collect(folder: str | Path) -> dict[str, Any]:
     if results["kind"] == "posttrain":
         empty: dict[str, Any] = {"entries": [], "others": [], "laws": []}
         results["methods"] = empty | _section("The methods", collect_experiment, runs)
+    return _told(results, runs)
+
+
+MANY = 1000
+"""A folder of more models than this is no experiment that can be told method by method: its report is that
+of the family."""
+
+
+def _kind(runs: Runs) -> str:
+    """What the folder holds: the kind of its report."""
+    if sum(r.kind not in NOT_MODELS for r in runs.done.values()) > MANY:
+        return "family"
+    return "posttrain" if is_posttraining(runs) else "ladder" if is_ladder(runs) else "laws"
+
+
+def _told(results: dict[str, Any], runs: Runs) -> dict[str, Any]:
+    """The results with what comes first and what could not be read."""
     tell = TELL[results["kind"]]
     results["headline"] = {"answer": None, "expects": None, "findings": []}
     results["headline"] |= _section("The headline", tell, results)

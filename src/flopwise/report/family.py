@@ -7,6 +7,7 @@ from typing import Any
 from flopwise.records.family import Family, Gain, Member
 from flopwise.records.outline import Group, Line, View, outline
 from flopwise.records.pairing import Pairing
+from flopwise.report.format import flop, ratio
 from flopwise.report.runs import Runs, number
 
 LINES, DEPTH = 1000, 40
@@ -35,6 +36,18 @@ def collect_family(runs: Runs) -> dict[str, Any]:
         "trees": _nested(family, lines, runs), "bases": bases, "members": len(family.members),
         "shown": len(lines), "all_open": len(lines) <= ALL_OPEN, "missing": missing,
     }  # fmt: skip
+
+
+def family_headline(results: dict[str, Any]) -> dict[str, Any]:
+    """What a folder of very many models says first: how many, and what they cost beside their bases."""
+    f = results["family"]
+    first = next((b for b in f.get("bases", []) if b["ratio"] is not None), None)
+    answer = f"{f.get('members', 0):,} models, {flop(results['overview']['total_flops'])} in all"
+    expects = None
+    if first:
+        times = ratio(first["ratio"])
+        expects = f"The {first['derived']:,} made of {first['name']} cost {times} what it cost itself."
+    return {"answer": answer, "expects": expects, "findings": []}
 
 
 def _nested(family: Family, lines: list[Line], runs: Runs) -> list[dict[str, Any]]:

@@ -30,6 +30,7 @@ PARTS = {
         "ladder_head": "", "ladder_laws": "Laws", "ladder_compare": "Comparisons",
         "ladder_rungs": "Rungs", "ladder_numbers": "Numbers",
     },
+    "family": {"family_head": "", "family": "Family tree", "numbers": "Numbers"},
     "posttrain": {
         "post_head": "", "post_methods": "Methods", "family": "Family tree", "numbers": "Numbers",
     },
