@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from flopwise.records.record import RunRecord
 
 
+DENSE = {"E": 1.0, "S": 0.0, "G": 1.0}
+"""Expansion, sparsity and granularity of a model without experts."""
+
+
 def size_columns(cfg: ModelConfig, tokens: float, seq_len: int) -> dict[str, float]:
     """What a run's shape and tokens say before it is made.
 
@@ -78,7 +82,10 @@ def gather(runs: Iterable[RunFolder]) -> list[dict[str, Any]]:
 
 
 def columns(rows: Iterable[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Rows as a table of those columns that all rows have."""
+    """Rows as a table of those columns that all rows have. Where all are dense, what tells mixtures of
+    experts apart is left out: its letters (E, S, G) are then free for the parameters of a formula."""
     rows = list(rows)
     shared = [key for key in rows[0] if all(row.get(key) is not None for row in rows)]
+    if all(row.get(key) in (None, dense) for row in rows for key, dense in DENSE.items()):
+        shared = [key for key in shared if key not in DENSE]
     return {key: np.array([row[key] for row in rows]) for key in shared}
