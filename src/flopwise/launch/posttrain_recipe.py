@@ -7,13 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from flopwise.errors import FlopwiseError
-from flopwise.launch.basics import Count, Section, Share
+from flopwise.launch.basics import Count, Section
 from flopwise.launch.ladder_sections import LadderSection, Name, RatesSection
 from flopwise.launch.sections import DataSection
 from flopwise.posttrain.settings import METHODS, method
 from flopwise.posttrain.settings.method import Method
 from flopwise.posttrain.settings.tuning import expand_rounds
 
+Weight = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -38,7 +39,7 @@ class BaseSection(Section):
     width: Count | None = None
     depth: Count = 2
     tokens: Count | None = None
-    mixture: dict[str, Share] = Field(default={"text": 0.75, "task": 0.25})
+    mixture: dict[str, Weight] = Field(default={"text": 0.75, "task": 0.25}, min_length=1)
     batch_size: Count = 16
     seq_len: Count = 128
     context: Count | None = None
