@@ -1,8 +1,8 @@
 """The family tree of ten thousand derivatives: reading, tree and page, against what one would write at once.
 
 The peer reads each record with `json`, puts the runs into a `networkx` graph, finds every base's descendants
-there and draws all of them with `rich`: no checks of the records, no gains, nothing folded. Each side runs in a
-process of its own; processor seconds and peak memory are of that process, the median of `TURNS` turns.
+there and draws all of them with `rich`: no checks of the records, no gains, nothing folded. Each side runs
+in a process of its own; processor seconds and peak memory are of that process, the median of `TURNS` turns.
 """
 
 from __future__ import annotations

@@ -187,9 +187,7 @@ def flat(record: RunRecord) -> dict[str, Any]:
     spent = own.to_dict()
     del spent["by"]
     row |= spent | {"total_flops": None if own.at_least and not own.total_flops else own.total_flops}
-    row |= {
-        f"lineage_{k}": v for k, v in lineage.to_dict().items() if k not in ("by", "device", "unknown")
-    }
+    row |= {f"lineage_{k}": v for k, v in lineage.to_dict().items() if k not in ("by", "device", "unknown")}
     row["lineage_flops"] = lineage.total_flops
     fields = set(row)
     for name, metric in record.metrics.items():
