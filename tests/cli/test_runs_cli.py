@@ -110,3 +110,26 @@ def test_bad_input_is_one_line(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FlopwiseError, match=says):
         call(*words)
+
+
+def test_a_base_of_unknown_compute_and_an_estimate_for_it(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    base = store.prepare("base", "import", {}, {}, 0, "elsewhere")
+    base.finish({}, Spend(unknown="made elsewhere"))
+    store.prepare("sft", "lora", {}, {"init": base.id}, 0, "tuned").finish({}, Spend(3e12))
+    text = call("tree", str(tmp_path))
+    assert "≥ 3.00e+12" in text and "its own are unknown (made elsewhere): try --base-flops" in text
+    assumed = call("tree", str(tmp_path), "--base-flops", "1e11")
+    assert "cost 3.00e+12 FLOPs, 30 times the 1.00e+11 assumed for it" in assumed
+    (root,) = json.loads(call("tree", str(tmp_path), "--json", "--base-flops", "1e11"))
+    assert root["own_flops"] is None and root["derived"]["multiple"] == 30 and root["derived"]["assumed"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [(["--sort", "tea"], "sort 'tea' must be one of"), (["--base-flops", "much"], "must be a number above 0"),
+     (["--kind", "tea"], "no model of kind"), (["--root", "x"], "matches no model")],
+)  # fmt: skip
+def test_a_view_that_cannot_be_is_one_line(folder: Path, words: list[str], says: str) -> None:
+    with pytest.raises(FlopwiseError, match=says):
+        call("tree", str(folder), *words)

@@ -110,7 +110,7 @@ def _ledger(store: RunStore, run: str, as_json: bool) -> None:
             for n, form in zip(numbers, (",", ".3e", ",.1f"), strict=True)
         ]
 
-    lines = [("for", "model", "tokens", "FLOPs", "seconds", "part of")]
+    lines: list[tuple[str, ...]] = [("for", "model", "tokens", "FLOPs", "seconds", "part of")]
     for row in spend.by:
         kind = str(row.get("kind"))
         model = names.get(str(row.get("model")), str(row.get("model")))

@@ -69,7 +69,7 @@ def tree(
 
 def _table(family: Family, lines: list[Line]) -> list[str]:
     """The lines in columns, with the branches of the tree before their names."""
-    rows = [("", "model", "kind", "own", "with ancestors", "gain", "also from")]
+    rows: list[tuple[str, ...]] = [("", "model", "kind", "own", "with ancestors", "gain", "also from")]
     open_: list[bool] = []  # at each depth, whether siblings follow below
     for line in lines:
         del open_[line.depth :]
