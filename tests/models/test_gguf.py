@@ -120,6 +120,9 @@ def test_transformers_reads_the_folder_and_digits_stay_single(tmp_path):
     ours = Tokenizer.load(tmp_path / "out")
     assert ours.encode("in the 12") == tokenizer("in the 12").input_ids and ours.eos_id == 2
     assert ours.vocab_size == len(TOKENS)
+    ours.save(tmp_path)  # as with a model that is tuned from this one
+    again = Tokenizer.load(tmp_path)
+    assert again.chat_template == ours.chat_template == tokenizer.chat_template
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -315,3 +317,9 @@ def test_the_hash_of_weights_is_of_their_content(tmp_path):
     assert one == two != three and len(one) == 64
     with pytest.raises(FlopwiseError, match=r"model\.safetensors"):
         weights_sha256(tmp_path)
+
+
+def test_the_pages_examples_run():
+    page = Path(__file__).parents[2] / "docs" / "hub_models.md"
+    done = doctest.testfile(str(page), module_relative=False)
+    assert done.attempted >= 10 and done.failed == 0

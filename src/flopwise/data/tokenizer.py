@@ -34,6 +34,9 @@ class Tokenizer:
     A text that spells `<eos>` is text: special tokens come from this program, never from what it reads.
     """
 
+    chat_template: str | None = None
+    """How a conversation becomes text, if the tokenizer came with it: what is tuned is saved with it too."""
+
     def __init__(self, inner: HFTokenizer, eos: str = EOS, pad: str = PAD):
         eos_id, pad_id = inner.token_to_id(eos), inner.token_to_id(pad)
         if eos_id is None or pad_id is None:
@@ -78,6 +81,7 @@ class Tokenizer:
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast", "eos_token": self.eos, "pad_token": self.pad,
             "clean_up_tokenization_spaces": False, "model_max_length": 1_000_000,
+            **({"chat_template": self.chat_template} if self.chat_template else {}),
         }  # fmt: skip
         atomic_write(folder / "tokenizer.json", self.to_str())
         atomic_write(folder / "tokenizer_config.json", json.dumps(config, indent=1) + "\n")
@@ -95,7 +99,9 @@ class Tokenizer:
             return ByteTokenizer()
         inner = _parsed(content, path)
         eos, pad = _special(folder, inner)
-        return cls(inner, eos or EOS, pad or PAD)
+        tokenizer = cls(inner, eos or EOS, pad or PAD)
+        tokenizer.chat_template = _template(folder)
+        return tokenizer
 
 
 class ByteTokenizer(Tokenizer):
@@ -230,6 +236,16 @@ def _special(folder: Path, inner: HFTokenizer) -> tuple[str | None, str | None]:
         known = [t for t in (value, *usual) if isinstance(t, str) and inner.token_to_id(t) is not None]
         out.append(known[0] if known else None)
     return out[0], out[1]
+
+
+def _template(folder: Path) -> str | None:
+    """The chat template beside a tokenizer, if any: a file of its own goes before the configuration."""
+    with suppress(OSError, UnicodeDecodeError):
+        return (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    with suppress(OSError, ValueError, AttributeError):
+        found = json.loads((folder / "tokenizer_config.json").read_bytes()).get("chat_template")
+        return found if isinstance(found, str) else None
+    return None
 
 
 def _content(path: Path) -> str:
