@@ -1,8 +1,8 @@
 """A folder of runs as years of post-training would leave it: made up, the same from a seed on every machine.
 
 Two models pretrained here (a trunk and its end) and one brought from elsewhere, whose compute nobody knows;
-from them derivatives of every kind, each made from a model that is there already, with teachers, reward models
-and judges among their parents. A third of the models are sampled on held-out problems.
+from them derivatives of every kind, each made from a model that is there already, with teachers, reward
+models and judges among their parents. A third of the models are sampled on held-out problems.
 """
 
 from __future__ import annotations
