@@ -116,7 +116,7 @@ def test_eval_asks_the_test_split(tiny_run):
     ("arguments", "message"),
     [
         (["solve", "nowhere", "-p", "1 2 3 = 6"], "no folder with a config.json"),
-        (["solve", "nowhere", "-p", "1 2 = 6"], "is no problem"),
+        (["solve", "nowhere", "-p", "1 2 = 6", "--task", "countdown"], "is no problem"),
         (["solve", "nowhere", "-p", "1 2 3 = 6", "--strategy", "luck"], "strategy is 'luck'"),
         (["solve", "nowhere", "-p", "1 2 3 = 6", "--by", "luck"], "by is 'luck'"),
         (["solve", "nowhere", "-p", "1 2 3 = 6", "--by", "reward"], "go together"),

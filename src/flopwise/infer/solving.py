@@ -119,15 +119,18 @@ def solve(
         raise FlopwiseError("solve: best_of_n by reward and a reward model go together; give both or neither")
     if chosen.temperature is not None:
         temperature, n = chosen.temperature, 1
-    found = find_model(model, runs)
-    exercise = task_of(task or _own_task(found) or DEFAULT_TASK)
-    problems = [exercise.parse(p) if isinstance(p, str) else p for p in _listed(prompts)]
-    if not problems:
-        raise FlopwiseError(f"solve: there is no prompt; give one, for example {exercise.example!r}")
-    if len(problems) * n > MOST_SAMPLES:
+    listed = _listed(prompts)
+    if not listed:
+        raise FlopwiseError("solve: there is no prompt; give one, for example '7 3 3 = 24'")
+    if len(listed) * n > MOST_SAMPLES:
         raise FlopwiseError(
-            f"solve: {len(problems)} prompts x {n:,} samples exceed {MOST_SAMPLES:,}; lower n or ask in parts"
+            f"solve: {len(listed)} prompts x {n:,} samples exceed {MOST_SAMPLES:,}; lower n or ask in parts"
         )
+    # Without a name the task is that of the model's data; with one, mistakes are told before a model is read.
+    found = find_model(model, runs) if task is None else None
+    exercise = task_of(task or (found and _own_task(found)) or DEFAULT_TASK)
+    problems = [exercise.parse(p) if isinstance(p, str) else p for p in listed]
+    found = found or find_model(model, runs)
     engine, tokenizer = _open(found)
     judge = None if reward is None else _open_judge(find_model(reward, runs), found)
     asked = Asked.of(exercise, problems, style, shots, tokenizer, found.folder)
@@ -183,6 +186,7 @@ def accuracy(
     """
     if n_problems < 2:
         raise FlopwiseError(f"eval: {n_problems} problems asked for, an interval takes at least 2")
+    named = None if task is None else task_of(task)
     found = find_model(model, runs)
     folder = found.data if data is None else _data_folder(data, runs)
     own = None if folder is None else _task_name(folder)
@@ -191,7 +195,7 @@ def accuracy(
             f"eval: {folder} holds problems of {own or 'no task'}, not of {task or DEFAULT_TASK}; "
             "give other data, or leave --data out"
         )
-    exercise = task_of(task or own or DEFAULT_TASK)
+    exercise = named or task_of(own or DEFAULT_TASK)
     if folder is not None and exercise.name == own:
         from flopwise.data.prepare import PreparedData
 
