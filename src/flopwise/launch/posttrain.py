@@ -81,6 +81,8 @@ class _Expansion:
             self.steps += new
             self.bases[name] = new[-1].name
             self.shapes[name] = plan.config(base.width)
+        if recipe.evaluate.bases and recipe.data is not None:
+            self.evaluation(self.bases[name], recipe.seed, self.shapes[name])
         if recipe.datasets:
             from flopwise.data.instruct import source_sha256
         for dataset, section in recipe.datasets.items():

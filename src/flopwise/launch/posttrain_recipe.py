@@ -78,6 +78,8 @@ class EvaluateSection(Section):
     n: Count = 16
     max_tokens: Count = 64
     shown_problems: int = Field(default=2, ge=0)
+    bases: bool = False
+    """Whether the bases are judged too: what they can do before anything is learned."""
 
 
 class PosttrainLaw(Section):
