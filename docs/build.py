@@ -122,7 +122,21 @@ def _row(p: Any) -> str:
     return f"| `{name}` | {text.replace('|', '&#124;')} | {default} |"
 
 
-PAGES = {"laws.md": laws_page, "cli.md": cli_page}
+def methods_page() -> str:
+    """docs/methods.md: what is written between the marks comes from the registry."""
+    from flopwise.posttrain.settings import METHODS
+
+    rows = ["| method | makes | reads | |", "|---|---|---|---|"]
+    for m in METHODS.values():
+        reads = ", ".join(f"`{r}`" if needed else f"[`{r}`]" for r, needed in m.roles.items())
+        rows.append(f"| `{m.name}` | {m.makes} | {reads} | {m.about} |")
+    page = (DOCS / "methods.md").read_text(encoding="utf-8")
+    before, _, rest = page.partition(MARKS[0])
+    return before + "\n\n".join([MARKS[0], "\n".join(rows), MARKS[1]]) + rest.partition(MARKS[1])[2]
+
+
+MARKS = "<!-- methods: made by docs/build.py -->", "<!-- end of methods -->"
+PAGES = {"laws.md": laws_page, "cli.md": cli_page, "methods.md": methods_page}
 
 if __name__ == "__main__":
     for name, page in PAGES.items():

@@ -337,9 +337,9 @@ class Training:
             metrics["val_loss"] = Metric(value=row["val_loss"], se=row["val_loss_se"], n=int(row["val_rows"]))
         ledger = self.meter.ledger
         spend = Spend(
-            **{n: ledger.total(n) for n in ("train_flops", "generate_flops", "score_flops")},
+            ledger.total("train_flops"), ledger.total("generate_flops"), ledger.total("score_flops"),
             tokens=self.meter.tokens, wall_s=time.monotonic() - wall, device_s=time.process_time() - cpu,
-            device=_device(), by=ledger.rows(),
+            device=_device(), by=tuple(ledger.rows()),
         )  # fmt: skip
         folder.log(
             step=self.spec["steps"], **row, **{n: ledger.total(n) for n in ("train_flops", "generate_flops")}
