@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -16,6 +16,17 @@ from flopwise.posttrain.settings.tuning import expand_rounds
 
 Weight = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def differ(seeds: list[int]) -> list[int]:
+    """The seeds, each of them named once.
+
+    Raises:
+        ValueError: one stands twice.
+    """
+    if len(set(seeds)) < len(seeds):
+        raise ValueError("the same seed twice is one run, not two; name each once")
+    return seeds
 
 
 class PosttrainData(DataSection):
@@ -86,9 +97,24 @@ class PosttrainLaw(Section):
     """A question to the finished runs; see `posttrain.laws`."""
 
     name: Name
-    method: str
+    method: Literal["final", "curve", "reward"]
     runs: list[Name] = Field(min_length=1)
     options: dict[str, Any] = Field(default={})
+
+    @field_validator("options")
+    @classmethod
+    def _candidates_exist(cls, options: dict[str, Any]) -> dict[str, Any]:
+        from flopwise.laws.law import get
+
+        candidates = options.get("candidates", [])
+        if not isinstance(candidates, list):
+            raise ValueError(f"candidates is {candidates!r:.60}, must be a list of laws by name")
+        try:
+            for candidate in candidates:
+                get(str(candidate))
+        except FlopwiseError as e:
+            raise ValueError(str(e)) from None
+        return options
 
 
 class RunEntry(Section):
@@ -97,9 +123,14 @@ class RunEntry(Section):
     method: str
     roles: dict[str, Name]
     data: Name | None = None
-    seeds: list[Seed] | None = None
+    seeds: Annotated[list[Seed], Field(min_length=1)] | None = None
     evaluate: bool = True
     settings: dict[str, Any]
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_differ(cls, seeds: list[int] | None) -> list[int] | None:
+        return seeds and differ(seeds)
 
     @property
     def run(self) -> str:
@@ -136,9 +167,7 @@ class PosttrainRecipe(Section):
     @field_validator("seeds")
     @classmethod
     def _seeds_differ(cls, seeds: list[int]) -> list[int]:
-        if len(set(seeds)) < len(seeds):
-            raise ValueError("the same seed twice is one run, not two; name each once")
-        return seeds
+        return differ(seeds)
 
     @model_validator(mode="after")
     def _runs_fit(self) -> PosttrainRecipe:
@@ -148,10 +177,41 @@ class PosttrainRecipe(Section):
                 raise ValueError(f"bases.{made[0]} is pretrained here, which needs data: give data.task")
             if bare := [name for name, entry in entries.items() if entry.data is None]:
                 raise ValueError(f"runs.{bare[0]} has nothing to learn from: give data.task, or its own data")
+        else:
+            self._problems_suffice(self.data)
+            self._mixtures_fit(self.data)
+        if "data" in self.bases:
+            raise ValueError("bases.data has the name of the step that prepares data; give it another")
+        if len({law.name for law in self.laws}) < len(self.laws):
+            raise ValueError("two laws have the same name; give each its own")
         for law in self.laws:
             if wrong := [r for r in law.runs if r not in entries]:
                 raise ValueError(f"laws.{law.name} names run {wrong[0]!r}; there are {', '.join(entries)}")
         return self
+
+    def _problems_suffice(self, data: PosttrainData) -> None:
+        """Fewer problems than a run says it was judged on would go unseen."""
+        wanted = (("val_problems", self.val_problems, "val_problems"),
+                  ("evaluate.problems", self.evaluate.problems, "test_problems"))  # fmt: skip
+        for key, number, pool in wanted:
+            if number > getattr(data, pool):
+                raise ValueError(
+                    f"{key} asks for {number:,} problems, data.{pool} is {getattr(data, pool):,}"
+                )
+
+    def _mixtures_fit(self, data: PosttrainData) -> None:
+        """What bases read is there, in their own tokens."""
+        known = dict.fromkeys(("text", "task", *data.corpora))
+        here = {name: base for name, base in self.bases.items() if base.model is None}
+        for name, base in here.items():
+            if wrong := [source for source in base.mixture if source not in known]:
+                raise ValueError(
+                    f"bases.{name}.mixture names {wrong[0]!r:.60}, must be among {', '.join(known)}"
+                )
+        if here and not data.corpora and next(iter(self.bases)) not in here:
+            raise ValueError(
+                f"bases.{next(iter(here))} would read the task in the tokens of the first base; name it first"
+            )
 
     @property
     def entries(self) -> dict[str, RunEntry]:
@@ -188,7 +248,7 @@ class PosttrainRecipe(Section):
         if "method" not in content:
             raise ValueError(f"runs.{name}.method is missing; there are {', '.join(METHODS)}")
         try:
-            kind = method(content.pop("method"))
+            kind = method(str(content.pop("method")))
         except FlopwiseError as e:
             raise ValueError(f"runs.{name}: {e}") from None
         roles: dict[str, str] = {}
@@ -208,16 +268,11 @@ class PosttrainRecipe(Section):
                 raise ValueError(f"runs.{name}.{plain} is {given!r:.60}, must be the name of a run")
             roles |= {plain if i == 0 else f"{plain}{i + 1}": g for i, g in enumerate(several)}
         shared = {key: content.pop(key) for key in ("data", "seeds", "evaluate") if key in content}
-        if (data := shared.get("data")) is not None and data not in self.datasets:
+        if (data := shared.get("data")) is not None and str(data) not in self.datasets:
             raise ValueError(
                 f"runs.{name}.data is {data!r:.60}; datasets are {', '.join(self.datasets) or 'none'}"
             )
-        try:
-            settings = kind.section.model_validate(content)
-        except ValidationError as e:
-            from flopwise.launch.recipe import _explain
-
-            raise ValueError(f"runs.{name}: {_explain(e, kind.section)}") from None
+        settings = _checked(kind.section, content, f"runs.{name}")
         if settings.backend == "trl":
             from flopwise.posttrain import trl_backend
 
@@ -225,6 +280,22 @@ class PosttrainRecipe(Section):
                 raise ValueError(f"runs.{name}: {reason}")
         if lacking := settings.lacks(roles | ({"data": data} if data else {})):
             raise ValueError(f"runs.{name}: {lacking}")
-        return RunEntry(
-            method=kind.name, roles=roles, settings=settings.model_dump(exclude_none=True), **shared
-        )
+        known = {"method": kind.name, "roles": roles, "settings": settings.model_dump(exclude_none=True)}
+        return _checked(RunEntry, known | shared, f"runs.{name}")
+
+
+S = TypeVar("S", bound=Section)
+
+
+def _checked(form: type[S], content: dict[str, Any], place: str) -> S:
+    """A section of this form.
+
+    Raises:
+        ValueError: its first mistake, with its place.
+    """
+    from flopwise.launch.recipe import _explain
+
+    try:
+        return form.model_validate(content)
+    except ValidationError as e:
+        raise ValueError(f"{place}: {_explain(e, form)}") from None
