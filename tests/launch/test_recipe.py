@@ -25,13 +25,18 @@ def refusal(path: Path, overrides: list[str] | None = None) -> str:
     return message
 
 
-def test_the_shipped_recipes_load_and_expand_to_a_graph() -> None:
-    for path in SHIPPED.glob("*.yaml"):
-        steps = expand(load(path))
-        ids = step_ids(steps)
-        assert len(set(ids.values())) == len(steps) > 20
-        assert all(s.seconds > 0 and s.flops >= 0 for s in steps)
-        assert load(path.stem) == load(path)
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_recipes_load_and_expand_to_a_graph(path: Path) -> None:
+    recipe = load(path)
+    assert load(path.stem) == recipe
+    try:
+        steps = expand(recipe)
+    except FlopwiseError as e:  # a model that has to be fetched first
+        assert "flopwise get" in str(e) and "kind: posttrain" in path.read_text()
+        pytest.skip(str(e))
+    ids = step_ids(steps)
+    assert len(set(ids.values())) == len(steps) > 10
+    assert all(s.seconds > 0 and s.flops >= 0 for s in steps)
 
 
 @pytest.mark.parametrize(
