@@ -20,12 +20,12 @@ class Turns:
     def __init__(self, steps: int, skip: int):
         self.steps, self.skip, self.done = steps, skip, 0
         self.out, sys.stdout = sys.stdout, sys.stderr  # a chatty peer does not get between the lines
-        self.cpu = self.wall = 0.0
         self._wait()
 
     def _wait(self) -> None:
         if not sys.stdin.readline():
             raise SystemExit(0)
+        self.cpu, self.wall = time.process_time(), time.perf_counter()
 
     def tick(self, *args: Any, **kwargs: Any) -> None:
         """A step ended (of what, does not matter)."""
