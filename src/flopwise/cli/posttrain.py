@@ -6,32 +6,43 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from flopwise.cli.experiments import Dry, Json, Workers, run_recipe
 from flopwise.errors import FlopwiseError
 
 GROUPS: dict[str, tuple[str, tuple[str, ...], str]] = {
     "sft": ("sft", ("sft",), "Fine-tune a model on texts, pairs or chats, whole or by low-rank adapters."),
-    "distill": ("distill-sequences", ("distill",), "Train a student on what a teacher says."),
+    "distill": ("distill-on-policy", ("distill",), "Train a student on what a teacher says."),
     "prefer": ("dpo", ("preference",), "Learn from preferences: pairs, or thumbs up and down."),
-    "reward": ("reward", ("reward",), "Train a model that scores answers or their steps."),
+    "reward": ("reward-samples", ("reward",), "Train a model that scores answers or their steps."),
     "rl": ("grpo", ("rl",), "Reinforce by a verifier, a reward model, a judge, or a sum of them."),
     "synthesize": ("verified-samples", ("synthesize",), "Make training data with a model and a verifier."),
 }
 """Per command: the method it takes by default, kinds of methods it offers, its help."""
 
 
+TAUGHT = {"samples": ("verified-samples", "init"), "logits": ("teacher-logits", "teacher")}
+"""What a student reads that a teacher has to make first: by which method, and as what that reads it."""
+
+
+class _Command(TyperCommand):
+    """A command whose help lists its methods. The registry costs more to load than all the rest of `--help`,
+    so it is read when this help is asked for."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from flopwise.posttrain.settings import METHODS
+
+        default, kinds, about = GROUPS[str(self.name)]
+        lines = [f"{m.name}: {m.about}" for m in METHODS.values() if m.kind in kinds]
+        self.help = "\n\n".join([about, f"Methods (default {default}):", *lines])
+        super().format_help(ctx, formatter)
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands of this file, one for each group of methods."""
     for command, (default, kinds, about) in GROUPS.items():
-        app.command(command, help=_help(about, kinds, default))(_command(command, default, kinds))
-
-
-def _help(about: str, kinds: tuple[str, ...], default: str) -> str:
-    from flopwise.posttrain.settings import METHODS
-
-    lines = [f"{m.name}: {m.about}" for m in METHODS.values() if m.kind in kinds]
-    return "\n\n".join([about, f"Methods (default {default}):", *lines])
+        app.command(command, cls=_Command, help=about)(_command(command, default, kinds))
 
 
 Data = Annotated[
@@ -65,14 +76,10 @@ def _command(command: str, default: str, kinds: tuple[str, ...]) -> Any:
         out: Annotated[Path, typer.Option("--out", help="Folder for runs and the report.")] = Path("runs"),
         dry_run: Dry = False, workers: Workers = None, as_json: Json = False,
     ) -> None:  # fmt: skip
-        settings = _settings(changes or [])
-        given = {
-            "backend": backend,
-            "steps": steps,
-            "batch_size": batch_size,
-            "lora": {"rank": lora} if lora else None,
-        }
-        settings |= {key: value for key, value in given.items() if value is not None}
+        given = {"backend": backend, "steps": steps, "batch_size": batch_size}
+        settings: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+        settings |= {"lora": {"rank": lora}} if lora else {}
+        _change(settings, changes or [])
         recipe = _recipe(command, method, kinds, model, data or [], task, roles or [], settings, seeds or [0])
         run_recipe(recipe, out, [], dry_run, workers, as_json)
 
@@ -84,7 +91,7 @@ def _recipe(
     command: str, method: str, kinds: tuple[str, ...], model: str, data: list[str], task: str | None,
     roles: list[str], settings: dict[str, Any], seeds: list[int],
 ) -> dict[str, Any]:  # fmt: skip
-    """The recipe that a command stands for; `docs/posttraining.md` has it written out."""
+    """The recipe that a command stands for."""
     from flopwise.posttrain import settings as registry
 
     found = registry.method(method)
@@ -98,19 +105,31 @@ def _recipe(
             f"{command}: give DATA (rows of your own) or --task (see `flopwise tasks`), or both"
         )
     bases: dict[str, Any] = {"base": {"model": model}}
-    entry: dict[str, Any] = {"method": method, "init": "base", **settings}
+    known = {r.rstrip("*"): r.endswith("*") for r in found.roles}
+    start = "init" if "init" in known else next(r for r, needed in found.roles.items() if needed)
+    taught = next(
+        (r for r in TAUGHT if found.kind == "distill" and r in known and "teacher" not in known), None
+    )
+    entry: dict[str, Any] = {"method": method, start: "base", **settings}
+    runs: dict[str, Any] = {method: entry}
     for text in roles:
         role, sign, other = text.partition("=")
-        if not sign or role not in {r.rstrip("*") for r in found.roles}:
-            known = ", ".join(r.rstrip("*") for r in found.roles if r != "init") or "none"
+        if sign and role == "teacher" and taught:
+            by, reads = TAUGHT[taught]
+            runs = {taught: {"method": by, reads: "teacher"}, **runs}
+            entry[taught] = taught
+        elif not sign or role not in known or role == start:
+            others = ", ".join(r for r in [*known, *(["teacher"] if taught else [])] if r != start) or "none"
             raise FlopwiseError(
-                f"{command}: --from {text[:60]!r} must be ROLE=RUN; roles of {method}: {known}"
+                f"{command}: --from {text[:60]!r} must be ROLE=RUN; roles of {method}: {others}"
             )
-        bases[role] = {"model": other}
-        entry[role] = role
+        name = role if role not in bases else f"{role}{sum(b.startswith(role) for b in bases) + 1}"
+        bases[name] = {"model": other}
+        if role in known:
+            entry[role] = [*entry.get(role, []), name]
     content: dict[str, Any] = {
         "kind": "posttrain", "name": command, "title": f"{command}: {method}", "seeds": seeds, "bases": bases,
-        "runs": {method: entry},
+        "runs": runs,
     }  # fmt: skip
     if task is not None:
         content["data"] = {"task": task}
@@ -120,21 +139,10 @@ def _recipe(
     return content
 
 
-def _settings(changes: list[str]) -> dict[str, Any]:
-    import yaml
+def _change(settings: dict[str, Any], changes: list[str]) -> None:
+    from flopwise.launch.recipe import _override
 
-    out: dict[str, Any] = {}
-    for change in changes:
-        key, sign, value = change.partition("=")
-        if not sign or not key:
-            raise FlopwiseError(f"--set {change[:60]!r}: write it as setting=value, as beta=0.2")
-        try:
-            content = yaml.safe_load(value)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            raise FlopwiseError(f"--set {change[:80]!r}: the value is not valid YAML") from None
-        place = out
-        *path, last = key.split(".")
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = content
-    return out
+    for text in changes:
+        if (name := text.partition("=")[0]) in ("method", "init", "data"):
+            raise FlopwiseError(f"--set {text[:60]!r}: {name} is no setting; it has an argument of its own")
+        _override(settings, text)

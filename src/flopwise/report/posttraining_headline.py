@@ -47,7 +47,7 @@ def finding(entry: dict[str, Any]) -> dict[str, Any]:
         if change:
             clear = "" if change["clear"] else " (not clear)"
             parts.append(f"{words} {points(change['value'], change['se'])}{clear}")
-    text = f"{entry['name']}: {', '.join(parts)}"
+    text = ", ".join(parts)
     good: bool | None = None
     if versus := entry["versus"].get("greedy"):
         text += f"; against its control {points(versus['value'], versus['se'])}"
@@ -56,4 +56,4 @@ def finding(entry: dict[str, Any]) -> dict[str, Any]:
         good = entry["change"]["greedy"]["value"] > 0
     if entry["alarm"] and entry["alarm"]["rung"]:
         text += f"; the alarm rang in {entry['alarm']['rung']} of {entry['alarm']['of']} seeds"
-    return {"law": 2, "text": text + ".", "good": good}
+    return {"name": entry["name"], "text": text + ".", "good": good}
