@@ -69,7 +69,7 @@ def page(results: dict[str, Any], name: str, command: str, picture: str | None) 
         f"{seconds(o['worker_seconds'])} of work, {flop(o['total_flops'])} in all; {o['done']} runs"
         f"{', ' + str(o['failed']) + ' failed' if o['failed'] else ''}. Page made on {results['made'][:10]}; {versions}.\n",
         f"![Change of greedy accuracy against FLOPs](../img/{picture})\n" if picture else "",
-        _methods(s), _findings(s), _laws(s), _others(s), _settings(s), KINDS,
+        _methods(s), _findings(s), _laws(s), _overoptimised(s), _others(s), _settings(s), KINDS,
     ]  # fmt: skip
     return "\n".join(part for part in parts if part).replace("\u00a0", " ")
 
@@ -81,7 +81,7 @@ def _methods(s: dict[str, Any]) -> str:
         for measure in MEASURES:
             change = e["change"].get(measure)
             cells.append(percent(e[measure]["value"], e[measure]["se"]))
-            cells.append((_bold(change) if change else ""))
+            cells.append(_bold(change) if change else "")
         versus = e["versus"].get("greedy")
         cells += [_bold(versus) if versus else "", flop(e["beyond_flops"]), flop(e["spend"]["total_flops"])]
         rows.append(cells)
@@ -102,13 +102,60 @@ def _bold(change: dict[str, Any]) -> str:
 
 
 def _findings(s: dict[str, Any]) -> str:
-    lines = [f"- {finding(e)['text']}" for e in s["entries"] if e["change"]]
+    lines = [f"- **{e['name']}**: {finding(e)['text']}" for e in s["entries"] if e["change"]]
     return "## In words\n\n" + "\n".join(lines) + "\n" if lines else ""
 
 
 def _laws(s: dict[str, Any]) -> str:
     lines = [f"- **{law['name']}** ({law['status']}): {law['text']}" for law in s["laws"]]
     return "## Laws\n\n" + "\n".join(lines) + "\n" if lines else ""
+
+
+def _overoptimised(s: dict[str, Any]) -> str:
+    """The turn-over of each learned reward, best of n and reinforcement."""
+    parts = []
+    for o in s["overoptimised"]:
+        best = o["best_of_n"]
+        rows = [
+            [q["n"], f"{q['d']:.2f}", percent(q["gold"], q["gold_se"]), with_error(q["proxy"], q["proxy_se"], 2),
+             percent(q["oracle"])]
+            for q in best["curve"]
+        ]  # fmt: skip
+        turn, fit = best["turn_over"], best["fit"]
+        parts.append(
+            f"### {o['name']}: best of n\n\n"
+            + table(["n", "sqrt KL", "right", "learned reward", "right if the checker chose"], rows)
+            + f"\nFrom 1 to {' or '.join(str(n) for n in dict.fromkeys(turn['best_n']))} answers (the best number by "
+            f"one half of the problems, judged on the other) the share that is right rises by "
+            f"{points(turn['rise']['value'], turn['rise']['se'], '')} points; up to {best['curve'][-1]['n']} it falls by "
+            f"{points(turn['fall']['value'], turn['fall']['se'], '')}. The law R0 + d (alpha - beta d) has alpha "
+            f"{_with_interval(fit['alpha'])} and beta {_with_interval(fit['beta'])}, and its top at d = {fit['peak_d']:.2f} "
+            f"({fit['peak_d_low']:.2f} to {fit['peak_d_high']:.2f}, 95%).\n"
+        )
+        for run in (o.get("rl") or {}).values():
+            parts.append(_reinforced(o["name"], run))
+    return "## Over-optimisation\n\n" + "\n".join(parts) if parts else ""
+
+
+def _with_interval(p: dict[str, Any]) -> str:
+    return f"{p['value']:.3f} ({p['low']:.3f} to {p['high']:.3f})"
+
+
+def _reinforced(name: str, run: dict[str, Any]) -> str:
+    curve, fit = run["curve"], run["fit"]
+    size = max(1, len(curve) // 10)
+    rows = []
+    for i in range(0, len(curve), size):
+        part = curve[i : i + size]
+        mean = {key: float(np.mean([q[key] for q in part])) for key in ("gold", "proxy", "kl")}
+        rows.append([f"{part[0]['step']:.0f} to {part[-1]['step']:.0f}", percent(mean["gold"]),
+                     f"{mean['proxy']:.2f}", f"{mean['kl']:.2f}"])  # fmt: skip
+    told = (
+        f"Fitted to R0 + d (alpha - beta log d): alpha {_with_interval(fit['alpha'])}, beta {_with_interval(fit['beta'])}; "
+        f"{fit['share_of_draws_that_turn']:.0%} of its draws turn over."
+    )
+    head = ["roll-outs", "right", "learned reward", "KL, nats"]
+    return f"### {name}: reinforcement on it\n\n{table(head, rows)}\n{told}\n"
 
 
 def _others(s: dict[str, Any]) -> str:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def wanted(x: Tensor) -> bool:
-    """Whether x is not what `kernels` was written for: on an accelerator, in half precision, under autocast, in a
-    compiler."""
+    """Whether x is not what `kernels` was written for: on an accelerator, in half precision, under autocast,
+    in a compiler."""
     kind = x.device.type
     half = x.dtype in (torch.bfloat16, torch.float16)
     return torch.compiler.is_compiling() or kind != "cpu" or half or torch.is_autocast_enabled(kind)

@@ -121,7 +121,7 @@ class Transformer(nn.Module):
 
     @classmethod
     def holding(cls, cfg: ModelConfig, weights: Mapping[str, Tensor], n_scores: int = 0) -> Transformer:
-        """A model whose weights are these very tensors, by the names of its state: nothing is drawn or copied.
+        """A model whose weights are these very tensors, by the names of its state: nothing drawn or copied.
 
         Raises:
             RuntimeError: a tensor is missing, has no place or another shape.

@@ -45,4 +45,9 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     counters = bench.fit(next_batch, steps, progress)
     unique = sum(len(e.prompt) + len(e.completion) for e in examples)
     seen = steps * rows / len(examples)
-    bench.finish(counters, {}, unique, {"steps": steps, "examples": len(examples)} | ({} if spec.get("pack") else {"epochs": seen}))
+    bench.finish(
+        counters,
+        {},
+        unique,
+        {"steps": steps, "examples": len(examples)} | ({} if spec.get("pack") else {"epochs": seen}),
+    )

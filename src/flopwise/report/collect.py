@@ -33,7 +33,7 @@ Keys of the results (missing numbers are null; each section's `missing` says in 
 - `methods`: of an experiment of law 2, `entries` (every policy over its seeds: greedy, pass_at_1 and
   pass_at_16 with standard errors over problems and seeds, `change` from its start and `versus` its control,
   paired; spend, `beyond_flops` of all it was made from but its start; alarm; curves), `others` (scorers,
-  data), `laws`.
+  data), `laws`, `overoptimised` (true and learned reward against sqrt KL).
 - `rungs`: `points`, every measured run with its losses by corpus; `seed_noise`. `isoflop`: by variant,
   budgets with parabola and minimum, exponents of N* and D* in C. `tuning`: searches over the rates.
 - `savings`: training FLOPs `spent` on branched trunks, of the same runs made apart (`separate`) and of the
@@ -113,7 +113,7 @@ def collect(folder: str | Path) -> dict[str, Any]:
         "runs": _rows(runs),
     }
     if results["kind"] == "posttrain":
-        empty: dict[str, Any] = {"entries": [], "others": [], "laws": []}
+        empty: dict[str, Any] = {"entries": [], "others": [], "laws": [], "overoptimised": []}
         results["methods"] = empty | _section("The methods", collect_experiment, runs)
     return _told(results, runs)
 

@@ -28,7 +28,8 @@ def gains(section: dict[str, Any], narrow: bool) -> Plot | None:
         colour, change, x = f"s{i % SERIES}", bars[e["name"]], e["beyond_flops"]
         y = change["value"]
         plot.error(x, y - 2 * change["se"], y + 2 * change["se"], colour)
-        tip = f"{e['name']} ({e['method']})\n{points(y, change['se'])} points\n{flop(x)}, {len(e['seeds'])} seeds"
+        tip = f"{e['name']} ({e['method']})\n{points(y, change['se'])} points\n"
+        tip += f"{flop(x)}, {len(e['seeds'])} seeds"
         style = "hollow" if e["is_control"] else ""
         plot.dot(x, y, colour, tip, "diamond" if style else "circle", 4.5, style)
         if not narrow:

@@ -40,10 +40,17 @@ def collect_experiment(runs: Runs) -> dict[str, Any]:
     entries = [_entry(runs, keys, groups, g) for g in groups.values() if g[0].kind in POLICIES]
     others = [_other(g) for g in groups.values() if g[0].kind in OTHERS]
     laws = [found for r in runs.find("fit", "posttraining_law") if (found := runs.json(r, "law.json"))]
+    overoptimised = [
+        {"name": _label(r), **{key: r.extra[key] for key in ("best_of_n", "rl") if r.extra.get(key)}}
+        for r in runs.find("evaluate", "overoptimise")
+    ]
     missing = [
         f"{r.name or r.id} failed: {r.reason or 'no reason recorded'}." for r in runs.failed.values()
     ]  # fmt: skip
-    return {"entries": entries, "others": others, "laws": laws, "missing": missing}
+    return {
+        "entries": entries, "others": others, "laws": laws, "overoptimised": overoptimised,
+        "missing": missing,
+    }  # fmt: skip
 
 
 class _Keys:
@@ -86,7 +93,10 @@ def _entry(
         "start": _label(start) if (start := runs.done.get(starts[first.id])) else None,
         "control": _label(control[0]) if control else None,
         "is_control": any(role.startswith("match") for role in first.references),
-        **{name: _over_seeds([v[name] for v in values.values() if name in v]) for name in (*MEASURES, "majority_at_16")},
+        **{
+            name: _over_seeds([v[name] for v in values.values() if name in v])
+            for name in (*MEASURES, "majority_at_16")
+        },
         "change": _changes(runs, {r.id: starts[r.id] for r in group}),
         "versus": _changes(runs, {r.id: of_control[r.id] for r in group if r.id in of_control}),
         "spend": _mean_spend([r.spend for r in group]),
@@ -123,7 +133,7 @@ def _values(runs: Runs, model: str) -> dict[str, np.ndarray]:
 def _over_seeds(rows: list[np.ndarray]) -> dict[str, Any]:
     """Mean over seeds and problems, with a standard error that covers both: other problems, other seeds.
 
-    The two parts are added, though the one over problems holds some of the seeds' noise too: on the safe side.
+    The two parts are added, though the one over problems holds some of the seeds' noise too: to be safe.
     """
     if not rows:
         return {"value": None, "se": None, "seeds": 0}

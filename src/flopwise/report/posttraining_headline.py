@@ -17,6 +17,9 @@ def posttraining_headline(results: dict[str, Any]) -> dict[str, Any]:
     if best is None or "greedy" not in best["change"]:
         return {"answer": None, "expects": None, "findings": findings}
     change = best["change"]["greedy"]
+    if change["value"] <= 0:
+        answer = f"No method gained greedy accuracy on its start; {best['name']} lost least"
+        return {"answer": answer, "expects": "What each moved stands below.", "findings": findings}
     answer = (
         f"{best['name']} gained most: {points(change['value'], change['se'])} points of greedy accuracy, "
         f"from {best['start']} to {percent(best['greedy']['value'], best['greedy']['se'])}"

@@ -144,8 +144,8 @@ def train(
     `team` says who trains (`Team.place` made model and optimiser); every process of it calls this with
     the same arguments, and the counters are those of all of them together. Checkpoints are written behind
     the loop's back, at most every `checkpoint_every_s` seconds and so rarely that they hold it up for less
-    than a twentieth of the time; and after whole groups of `checkpoint_between` steps alone, where these share
-    what the model of the group's first step made (several updates on one roll-out).
+    than a twentieth of the time; and after whole groups of `checkpoint_between` steps alone, where these
+    share what the model of the group's first step made (several updates on one roll-out).
 
     Raises:
         FlopwiseError: the loss or its gradient is not finite (the value, the step, what to change).
