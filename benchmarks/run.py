@@ -70,8 +70,9 @@ def save(name: str, rows: list[dict[str, Any]]) -> Path:
 def main(argv: list[str] | None = None) -> int:
     """Run what is asked for, or all; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__)
-    known = f"{', '.join(NAMES)} (default: all these), {', '.join(ON_REQUEST)}"
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"any of {known}")
+    known = ", ".join(NAMES + ON_REQUEST)
+    named = f"any of {known} (default: all but {', '.join(ON_REQUEST)})"
+    parser.add_argument("names", nargs="*", metavar="NAME", help=named)
     parser.add_argument("--save", action="store_true", help="also write benchmarks/results/NAME.json")
     parser.add_argument("--child", metavar="NAME", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
