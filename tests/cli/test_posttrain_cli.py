@@ -114,9 +114,10 @@ def test_a_method_without_a_start_takes_the_model_as_what_it_needs(flopwise: Any
 def test_a_role_may_take_several_models(flopwise: Any, model: Path) -> None:
     from flopwise.cli.posttrain import _recipe
 
-    both = [f"candidate={model}", f"candidate={model}"]
-    recipe = _recipe("synthesize", "verified-samples", ("synthesize",), str(model), [], "countdown-small", both,
-                     {}, [0])  # fmt: skip
+    both = [f"candidate={model}"] * 2
+    recipe = _recipe(
+        "synthesize", "verified-samples", ("synthesize",), str(model), [], "countdown", both, {}, [0]
+    )  # fmt: skip
     step = next(s for s in expand_posttrain(load(recipe)) if s.name == "verified-samples-s0")  # type: ignore[arg-type]
     assert step.references == {"candidate": "candidate", "candidate2": "candidate2"}
 

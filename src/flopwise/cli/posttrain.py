@@ -119,9 +119,9 @@ def _recipe(
             runs = {taught: {"method": by, reads: "teacher"}, **runs}
             entry[taught] = taught
         elif not sign or role not in known or role == start:
-            others = ", ".join(r for r in [*known, *(["teacher"] if taught else [])] if r != start) or "none"
+            offered = ", ".join(r for r in [*known, *(["teacher"] if taught else [])] if r != start) or "none"
             raise FlopwiseError(
-                f"{command}: --from {text[:60]!r} must be ROLE=RUN; roles of {method}: {others}"
+                f"{command}: --from {text[:60]!r} must be ROLE=RUN; roles of {method}: {offered}"
             )
         name = role if role not in bases else f"{role}{sum(b.startswith(role) for b in bases) + 1}"
         bases[name] = {"model": other}
