@@ -49,9 +49,9 @@ NOTES = """
   drops answers that have ended; `generate` does neither.
 - A profile of our roll-outs at 0.2M (of a model fine-tuned for 15 steps, which wrote 21 of 24 tokens on
   average): 75% of the time is one token's pass through the layers, 8% drawing, 8% reading prompts. Under so
-  tight a limit there is little to drop: in the race answers have {mean:.0f} tokens on average, so that at most a
-  factor of {most:.1f} is to be had. With a limit of 64 and a mean of 19 the ratio to `generate` was 7.9
-  (`benchmarks/README.md`).
+  tight a limit there is little to drop: in the race answers have {mean:.0f} tokens on average, so that
+  at most a factor of {most:.1f} is to be had. With a limit of 64 and a mean of 19 the ratio to `generate`
+  was 7.9 (`benchmarks/README.md`).
 - Rows of one length are a favour to TRL: with lengths that differ, ours sorts them into batches, so that
   hardly any of the work goes into padding.
 """
