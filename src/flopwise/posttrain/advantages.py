@@ -76,4 +76,4 @@ def overlong_penalty(lengths: np.ndarray, limit: int, cushion: int) -> np.ndarra
     >>> overlong_penalty(np.array([10, 15, 20]), limit=20, cushion=10).tolist()
     [0.0, -0.5, -1.0]
     """
-    return -np.clip((lengths - (limit - cushion)) / cushion, 0.0, 1.0)
+    return np.clip((limit - cushion - lengths) / cushion, -1.0, 0.0)

@@ -326,14 +326,14 @@ def open_judge(run: RunFolder, task: Verifies | None, cache: Path | None = None)
             raise FlopwiseError("judge: by verifier needs a task that verifies answers; these data have none")
         return NoisyVerifier(task, spec["flip"], run.seed)
     reader = _endpoint_reader(spec, run.seed, cache) if spec["by"] == "endpoint" else _local_reader(run)
-    return ModelJudge(reader, spec["rubric"] or RUBRIC, spec["scale"], spec["max_chars"])
+    return ModelJudge(reader, spec.get("rubric") or RUBRIC, spec["scale"], spec["max_chars"])
 
 
 def _endpoint_reader(spec: dict[str, Any], seed: int, cache: Path | None) -> EndpointReader:
     from flopwise.infer.endpoint import Endpoint
 
     endpoint = Endpoint(
-        spec["url"], spec["model_name"], spec["key"], spec["timeout_s"], spec["retries"],
+        spec.get("url"), spec.get("model_name"), spec["key"], spec["timeout_s"], spec["retries"],
         concurrency=spec["concurrency"], cache=cache,
     )  # fmt: skip
     return EndpointReader(endpoint, spec["logprobs"], seed=seed)

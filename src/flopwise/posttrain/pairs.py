@@ -232,7 +232,7 @@ def thumbs_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Prog
 
     sampling = Sampling(folder, parents, progress)
     spec = folder.spec
-    threshold = spec["threshold"]
+    threshold = spec.get("threshold")
     if threshold is None:
         threshold = 0.0 if spec["by"] == "reward" else 0.5
     rows: list[dict[str, Any]] = []
@@ -285,7 +285,7 @@ def pair_up(scores: np.ndarray, limit: int, rng: np.random.Generator) -> list[tu
     ties in random order.
 
     >>> pair_up(np.array([0.0, 2.0, 1.0, 2.0, 1.0]), 3, np.random.default_rng(0))
-    [(3, 0), (1, 2)]
+    [(3, 0), (1, 4)]
     """
     order = rng.permutation(len(scores))
     order = order[np.argsort(-scores[order], kind="stable")]

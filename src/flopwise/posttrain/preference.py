@@ -111,7 +111,7 @@ class Learning:
         if self.spec["anchor"] and self.spec["anchor_on"] == "demonstrations":
             self.demonstrations = self.bench.demonstrations()
             self.shown = epoch_rows(lengths(self.demonstrations), self.spec["batch_size"], folder.seed + 1)
-        self.steps = self.spec["steps"] or max(
+        self.steps = self.spec.get("steps") or max(
             1, round(self.spec["epochs"] * len(self.train) / self.spec["batch_size"])
         )
         self.cost = Passes()
@@ -227,7 +227,7 @@ class Learning:
                 f"kto: all {up + down} answers are {'up' if up else 'down'}; it needs both kinds"
             )
         most = max(up, down)
-        told = self.spec["up_weight"], self.spec["down_weight"]
+        told = self.spec.get("up_weight"), self.spec.get("down_weight")
         return most / up if told[0] is None else told[0], most / down if told[1] is None else told[1]
 
     def validate(self, step: int) -> dict[str, float]:

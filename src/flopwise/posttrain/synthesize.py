@@ -128,7 +128,7 @@ def wanted_slices(spec: dict[str, Any], found: RunFolder | None) -> list[str] | 
         FlopwiseError: a search for weak slices found none.
     """
     if found is None:
-        return spec["slices"]
+        return spec.get("slices")
     weak = [row["slice"] for row in read_slices(found) if row["weak"]]
     if not weak:
         raise FlopwiseError(
