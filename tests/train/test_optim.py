@@ -106,7 +106,7 @@ def test_embedding_moves_alike_at_every_width_and_the_head_by_its_inverse(width)
 
 
 def test_scaled_rates_scale_every_group():
-    rates = {"muon": 0.1, "adam": 0.2, "embed": 0.3, "head": 0.4, "norm": 0.5}
+    rates = {"muon": 0.1, "adam": 0.2, "embed": 0.3, "head": 0.4, "norm": 0.5, "lora": 0.6}
     smaller = {name: rate * 0.1 for name, rate in rates.items()}
     assert Rates(**rates, weight_decay=0.5).scaled(0.1) == Rates(**smaller, weight_decay=0.5)
 
