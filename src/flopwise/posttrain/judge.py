@@ -333,7 +333,7 @@ def _endpoint_reader(spec: dict[str, Any], seed: int, cache: Path | None) -> End
     from flopwise.infer.endpoint import Endpoint
 
     endpoint = Endpoint(
-        spec.get("url"), spec.get("model_name"), spec["key"], spec["timeout_s"], spec["retries"],
+        spec["url"], spec["model_name"], spec["key"], spec["timeout_s"], spec["retries"],
         concurrency=spec["concurrency"], cache=cache,
     )  # fmt: skip
     return EndpointReader(endpoint, spec["logprobs"], seed=seed)
