@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import statistics
 import sys
 import tempfile
 from collections import Counter
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training import Contender
+from benchmarks.training_turns import race
 
 SHAPES = ((64, 4), (128, 4), (320, 4))
 """Width and depth."""
@@ -82,20 +82,11 @@ def row_of(
     """A race as a row; the ratio says how many times as many steps ours takes in the same processor time."""
     import trl
 
-    ratios = {
-        clock: [a[clock] / b[clock] for a, b in zip(ours, theirs, strict=True)] for clock in ("cpu", "wall")
-    }
-    speed = [statistics.median(turn["cpu"] for turn in turns) for turns in (ours, theirs)]
     return {
         "name": f"posttraining, {job['parameters'] / 1e6:.1f}M, {job['method']}",
         "method": job["method"],
         "unit": "steps/s of processor time",
-        "ours": speed[0],
-        "peer": speed[1],
-        "ratio": statistics.median(ratios["cpu"]),
-        "ratio_low": min(ratios["cpu"]),
-        "ratio_high": max(ratios["cpu"]),
-        "ratio_wall": statistics.median(ratios["wall"]),
+        **race(ours, theirs),
         "peer_name": f"TRL {trl.__version__}",
         "setup": f"width {job['width']}, depth {job['depth']}; {METHODS[job['method']]}; {job['length']} "
         f"tokens a row, at most {NEW_TOKENS} new ones (mean {job['mean_new']:.1f}); float32, one thread, "
@@ -106,7 +97,6 @@ def row_of(
         "length": job["length"],
         "mean_new_tokens": job["mean_new"],
         "steps": TURNS * STEPS,
-        "turns": TURNS,
     }
 
 

@@ -49,7 +49,7 @@ def ours(job: dict[str, Any], steps: int, turns: Turns) -> None:
     method = METHODS[name]
     spec = {
         "rates": {"optimiser": "adamw"}, "val_problems": 1,
-        **method.section.model_validate(settings).model_dump(),
+        **method.section.model_validate(settings).spec(),
     }  # fmt: skip
     folder = store.prepare(method.kind, method.name, spec, roles, 0, f"{name}-{job['width']}")
     parents = {r: RunFolder(store.root / run) for r, run in roles.items()}

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.training_turns import race
 
 if TYPE_CHECKING:
     from flopwise.models.config import ModelConfig
@@ -184,27 +185,18 @@ def _row(
     flops: float,
     peak: float,
 ) -> dict[str, Any]:
-    ratios = {
-        clock: [a[clock] / b[clock] for a, b in zip(ours, theirs, strict=True)] for clock in ("cpu", "wall")
-    }
-    speed = [statistics.median(turn["cpu"] for turn in turns) for turns in (ours, theirs)]
+    found = race(ours, theirs)
     return {
         "name": f"training, width {cfg.d_model}, depth {cfg.n_layers}, {peer}",
         "unit": "tokens/s of processor time",
-        "ours": speed[0],
-        "peer": speed[1],
-        "ratio": statistics.median(ratios["cpu"]),
-        "ratio_low": min(ratios["cpu"]),
-        "ratio_high": max(ratios["cpu"]),
-        "ratio_wall": statistics.median(ratios["wall"]),
+        **found,
         "peer_name": NAMES[peer],
         "setup": setup.replace("AdamW on both sides", "AdamW against Muon") if peer == "muon" else setup,
         "width": cfg.d_model,
         "depth": cfg.n_layers,
         "parameters": params,
-        "turns": len(ours),
         "matmul_peak_flop_s": peak,
-        "share_of_peak": flops * speed[0] / peak,
+        "share_of_peak": flops * found["ours"] / peak,
         # The plain GPT and the router's work are not in these FLOPs.
-        "peer_share_of_peak": None if peer in ("plain", "moe") else flops * speed[1] / peak,
+        "peer_share_of_peak": None if peer in ("plain", "moe") else flops * found["peer"] / peak,
     }

@@ -9,6 +9,7 @@ peer may live in an environment where this project does not.
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import time
 from typing import Any
@@ -37,6 +38,22 @@ class Turns:
             print(json.dumps(spent), file=self.out, flush=True)
             self.done = 0
             self._wait()
+
+
+def race(ours: list[dict[str, float]], theirs: list[dict[str, float]]) -> dict[str, Any]:
+    """What turns of both say: steps a second of processor time, and the ratio turn by turn."""
+    ratios = {
+        clock: [a[clock] / b[clock] for a, b in zip(ours, theirs, strict=True)] for clock in ("cpu", "wall")
+    }
+    return {
+        "ours": statistics.median(turn["cpu"] for turn in ours),
+        "peer": statistics.median(turn["cpu"] for turn in theirs),
+        "ratio": statistics.median(ratios["cpu"]),
+        "ratio_low": min(ratios["cpu"]),
+        "ratio_high": max(ratios["cpu"]),
+        "ratio_wall": statistics.median(ratios["wall"]),
+        "turns": len(ours),
+    }
 
 
 def read_spec() -> dict[str, Any]:

@@ -92,7 +92,7 @@ def step(rare_store: RunStore) -> Any:
         section = kind.section.model_validate(settings)
         assert section.lacks(roles) is None
         rates = {"muon": 0.02, "embed": 0.01, "head": 0.004}
-        spec = {"rates": rates, "val_problems": 20, **section.model_dump()}
+        spec = {"rates": rates, "val_problems": 20, **section.spec()}
         roles = {"data": store.folder("data").id, **roles}
         folder = store.prepare(kind.kind, method, spec, roles, seed, f"{method}-{len(store.records())}")
         parents = {r: RunFolder(store.root / i) for r, i in roles.items()}

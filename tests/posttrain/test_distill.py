@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from killing import assert_alike, kill_and_finish
 
 from flopwise.data.tasks import task
 from flopwise.data.tokenizer import ByteTokenizer
@@ -24,7 +25,6 @@ from flopwise.posttrain.rejection import read_examples, read_rows
 from flopwise.posttrain.teacher import TeacherLogits, Writer, fingerprint
 from flopwise.records.folder import RunFolder
 from flopwise.records.store import RunStore
-from flopwise.train.loop import train
 
 TASK = task("countdown-rare")
 TRAIN = {"steps": 6, "batch_size": 8, "curve_points": 1}
@@ -262,10 +262,6 @@ def test_best_of_n_by_a_reward_model_takes_the_highest_score(
     assert by["reward"] == 7.0
 
 
-class Stopped(BaseException):
-    """As sudden as a kill."""
-
-
 @pytest.mark.parametrize("method", ["distill-logits", "distill-on-policy"])
 def test_killed_it_ends_with_the_same_weights(
     taught: RunStore, step: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -273,8 +269,6 @@ def test_killed_it_ends_with_the_same_weights(
     from flopwise.launch.worker import find
     from flopwise.posttrain.settings import METHODS
 
-    assert train.__kwdefaults__ is not None
-    monkeypatch.setitem(train.__kwdefaults__, "checkpoint_every_s", 0.0)
     roles: dict[str, Any] = {"init": "init"}
     if method == "distill-logits":
         roles["logits"] = step("teacher-logits", teacher="other", top_k=4).name
@@ -288,17 +282,11 @@ def test_killed_it_ends_with_the_same_weights(
     again = RunStore(tmp_path).prepare(whole.kind, method, whole.spec, whole.roles, 9, whole.name)
     assert again.id == whole.id
     parents = {r: RunFolder(tmp_path / i) for r, i in whole.roles.items()}
-    for stop in (0.3, 0.7):
 
-        def progress(fraction: float, stop: float = stop) -> None:
-            if fraction >= stop:
-                raise Stopped
+    def carry_out(run: RunFolder, progress: Any) -> None:
+        find(METHODS[method].run)(run, parents, progress)
 
-        with pytest.raises(Stopped):
-            find(METHODS[method].run)(again, parents, progress)
-    find(METHODS[method].run)(again, parents, lambda fraction: None)
+    kill_and_finish(again, carry_out, (0.3, 0.7), monkeypatch)
     assert same_weights(whole, again)
-    one, two = whole.record(), again.record()
-    for name in ("train_flops", "generate_flops", "score_flops"):
-        assert getattr(one.spend, name) == getattr(two.spend, name)
+    assert_alike(whole, again)
     assert json.dumps(whole.curve()) == json.dumps(again.curve())

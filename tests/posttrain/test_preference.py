@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killing import assert_alike, kill_and_finish
 
 from flopwise.data import instruct, prepare
 from flopwise.data.instruct_spec import InstructSpec
@@ -30,7 +31,6 @@ from flopwise.posttrain.settings import METHODS
 from flopwise.records.folder import RunFolder
 from flopwise.records.record import Metric
 from flopwise.records.store import RunStore
-from flopwise.train.loop import train
 
 RATES = {"muon": 0.02, "embed": 0.01, "head": 0.004}
 PAIRS = 120
@@ -81,7 +81,7 @@ def start(world: tuple[RunStore, dict[str, str]], method: str, feedback: str, **
         {"steps": 8, "batch_size": 4, "curve_points": 2, "rate_factor": 0.2, **settings}
     )
     roles = {role: ids[role] for role in ("data", "init", feedback)}
-    spec = {"rates": RATES, "val_problems": 8, **section.model_dump(), "lora": lora}
+    spec = {"rates": RATES, "val_problems": 8, **section.spec(), "lora": lora}
     return store.prepare("preference", method, spec, roles, 3, f"{method}-{len(settings)}")
 
 
@@ -107,10 +107,6 @@ def weights(run: RunFolder) -> dict[str, np.ndarray]:
     return {name: t.numpy() for name, t in hf.load(run.path / "model").state_dict().items()}
 
 
-class Stopped(BaseException):
-    """As sudden as a kill."""
-
-
 @pytest.mark.parametrize(
     ("method", "feedback", "settings"),
     [
@@ -133,23 +129,8 @@ def test_killed_twice_a_run_ends_with_the_same_weights_and_ledger(
             (tmp_path / run.name).symlink_to(run)
     new = start((RunStore(tmp_path), world[1]), method, feedback, **settings)
     assert new.id == whole.id and not new.done
-    assert train.__kwdefaults__ is not None
-    monkeypatch.setitem(train.__kwdefaults__, "checkpoint_every_s", 0.0)
-    for at in (0.2, 0.35):
-
-        def progress(fraction: float, at: float = at) -> None:
-            if fraction >= at:
-                raise Stopped
-
-        with pytest.raises(Stopped):
-            carry_out(new, progress)
-    carry_out(new)
-    one, two = whole.record(), new.record()
-    assert (one.metrics, one.extra, one.data) == (two.metrics, two.extra, two.data)
-    assert whole.curve() == new.curve()
-    assert [(r["kind"], r["model"], r["tokens"], r["flops"]) for r in one.spend.by] == [
-        (r["kind"], r["model"], r["tokens"], r["flops"]) for r in two.spend.by
-    ]
+    kill_and_finish(new, carry_out, (0.2, 0.35), monkeypatch)
+    assert_alike(whole, new)
     a, b = weights(whole), weights(new)
     assert a.keys() == b.keys() and all((a[name] == b[name]).all() for name in a)
     assert not (new.path / "reference.safetensors").exists()

@@ -39,7 +39,7 @@ def make(store: RunStore) -> Make:
     def made(method: str, parents: dict[str, str] | None = None, **settings: Any) -> RunFolder:
         spec = METHODS[method].section.model_validate({"problems": 150, "n": 8, "max_tokens": 24, **settings})
         roles = {"data": store.folder("data").id, "init": store.folder("sft").id, **(parents or {})}
-        run = store.prepare("synthesize", method, spec.model_dump(), roles, 1, f"{method}-{len(settings)}")
+        run = store.prepare("synthesize", method, spec.spec(), roles, 1, f"{method}-{len(settings)}")
         if not run.done:
             step = pairs.pairs_step if method == "pairs" else pairs.thumbs_step
             step(run, {role: store.folder(i) for role, i in roles.items()}, lambda _: None)
@@ -122,7 +122,7 @@ def test_a_reward_model_orders_answers_and_its_passes_are_counted(make: Make, st
 def test_a_judge_that_never_errs_says_what_the_verifier_says(
     make: Make, store: RunStore, method: str
 ) -> None:
-    spec = METHODS["judge"].section().model_dump()
+    spec = METHODS["judge"].section().spec()
     judge = store.prepare("reward", "judge", spec, {"init": store.folder("sft").id}, 0, "judge")
     judge.finish(metrics={}, spend=Spend())
     run = make(method, {"judge": judge.id}, by="judge")

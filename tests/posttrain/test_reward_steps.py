@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from killing import assert_alike, kill_and_finish
 
 from flopwise.data import instruct, prepare
 from flopwise.data.prepared import PreparedData
@@ -27,7 +28,6 @@ from flopwise.posttrain.process_reward import HOW, Trace, aggregate, collate_ste
 from flopwise.posttrain.settings import METHODS
 from flopwise.records.folder import RunFolder
 from flopwise.records.store import RunStore
-from flopwise.train.loop import train
 from flopwise.train.objectives import Batch, outcome_reward
 from flopwise.train.reward_objectives import bradley_terry, pair_loss, step_reward
 
@@ -87,7 +87,7 @@ def start(store: RunStore, method: str, data: str | None = None, **more: Any) ->
     section = METHODS[method].section.model_validate({**SETTINGS[method], **more})
     assert section.lacks(roles) is None
     rates = {"muon": 0.02, "embed": 0.01, "head": 0.004}
-    spec = {"rates": rates, "val_problems": 8, **section.model_dump()}
+    spec = {"rates": rates, "val_problems": 8, **section.spec()}
     roles = {"data": data or store.folder("data").id, **roles}
     return store.prepare(METHODS[method].kind, method, spec, roles, 3, f"{method}-{len(roles)}")
 
@@ -110,10 +110,6 @@ def of(made: dict[str, RunFolder], *roles: str) -> dict[str, RunFolder]:
     return {role: made[role] for role in roles}
 
 
-class Stopped(BaseException):
-    """As sudden as a kill."""
-
-
 @pytest.mark.parametrize(
     ("method", "roles"),
     [
@@ -131,23 +127,8 @@ def test_killed_twice_a_scorer_ends_the_same(
             (tmp_path / run.name).symlink_to(run)
     new = start(RunStore(tmp_path), method, **of(made, *roles))
     assert new.id == whole.id and not new.done
-    assert train.__kwdefaults__ is not None
-    monkeypatch.setitem(train.__kwdefaults__, "checkpoint_every_s", 0.0)
-    for at in (0.2, 0.7):
-
-        def progress(fraction: float, at: float = at) -> None:
-            if fraction >= at:
-                raise Stopped
-
-        with pytest.raises(Stopped):
-            carry_out(new, progress)
-    carry_out(new)
-    one, two = whole.record(), new.record()
-    assert (one.metrics, one.extra, one.data) == (two.metrics, two.extra, two.data)
-    assert whole.curve() == new.curve()
-    assert [(r["kind"], r["tokens"], r["flops"]) for r in one.spend.by] == [
-        (r["kind"], r["tokens"], r["flops"]) for r in two.spend.by
-    ]
+    kill_and_finish(new, carry_out, (0.2, 0.7), monkeypatch)
+    assert_alike(whole, new)
     files = [run.path / "model" / "model.safetensors" for run in (whole, new)]
     assert files[0].read_bytes() == files[1].read_bytes()
 

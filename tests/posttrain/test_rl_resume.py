@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import Stopped, assert_alike, kill_and_finish
 
 from flopwise.launch.worker import limit_threads
 from flopwise.posttrain.rl import run_step
 from flopwise.posttrain.settings import METHODS
 from flopwise.records.folder import RunFolder
 from flopwise.records.store import RunStore
-from flopwise.train.loop import train
 
 SIZE = {"steps": 4, "problems_per_step": 4, "group_size": 3, "max_tokens": 14, "curve_points": 2}
 BY_LENGTH = {"rewards": {"verifier": 1.0, "length": -0.05}}
@@ -29,10 +30,6 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class Stopped(BaseException):
-    """As sudden as a kill: no step may catch it."""
-
-
 def prepare(tiny_run: Path, root: Path, method: str, settings: dict[str, Any]) -> Any:
     """A new run among links to the finished ones, and its parents."""
     root.mkdir()
@@ -43,7 +40,7 @@ def prepare(tiny_run: Path, root: Path, method: str, settings: dict[str, Any]) -
     for run in tiny_run.iterdir():
         if run.is_dir():
             (root / run.name).symlink_to(run)
-    spec = METHODS[method].section(**SIZE | settings).model_dump()
+    spec = METHODS[method].section(**SIZE | settings).spec()
     spec |= {"rates": store.folder("sft").spec["rates"], "val_problems": 4}
     ids = {role: run.id for role, run in parents.items()}
     return RunStore(root).prepare("rl", method, spec, ids, 1, "rl"), parents
@@ -54,32 +51,25 @@ def test_stopped_twice_it_ends_as_if_it_had_not_been(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     limit_threads(1)
-    assert train.__kwdefaults__ is not None
-    monkeypatch.setitem(train.__kwdefaults__, "checkpoint_every_s", 0.0)
     whole, parents = prepare(tiny_run, tmp_path / "whole", *KINDS[kind])
     run_step(whole, parents, lambda _: None)
     killed, parents = prepare(tiny_run, tmp_path / "killed", *KINDS[kind])
-    for stop in (0.4, 0.85):
 
-        def progress(fraction: float, stop: float = stop) -> None:
-            if fraction >= stop:
-                raise Stopped
+    def carry_out(run: RunFolder, progress: Callable[[float], None]) -> None:
+        try:
+            run_step(run, parents, progress)
+        except Stopped:
+            assert (run.path / "state.safetensors").exists()
+            raise
 
-        with pytest.raises(Stopped):
-            run_step(killed, parents, progress)
-        assert not killed.done and (killed.path / "state.safetensors").exists()
-    run_step(killed, parents, lambda _: None)
+    kill_and_finish(killed, carry_out, (0.4, 0.85), monkeypatch)
     same(whole, killed)
     assert whole.record().extra["steps"] == SIZE["steps"]
 
 
 def same(a: RunFolder, b: RunFolder) -> None:
-    one, two = a.record(), b.record()
-    assert (one.metrics, one.extra, one.data) == (two.metrics, two.extra, two.data)
-    rows = [[(r["kind"], r["model"], r["tokens"], r["flops"]) for r in x.spend.by] for x in (one, two)]
-    assert rows[0] == rows[1]
-    assert a.curve() == b.curve()
+    assert_alike(a, b)
     weights = "model/model.safetensors"
     assert (a.path / weights).read_bytes() == (b.path / weights).read_bytes()
-    before = (a.path.parent / one.roles["init"] / weights).read_bytes()
+    before = (a.path.parent / a.roles["init"] / weights).read_bytes()
     assert (a.path / weights).read_bytes() != before

@@ -33,9 +33,9 @@ def make(tiny_run: Path, tmp_path: Path) -> Any:
         if "reward" in weights:
             runs["reward"] = store.folder("reward")
         if "judge" in weights:
-            spec = METHODS["judge"].section(flip=0.0).model_dump()
+            spec = METHODS["judge"].section(flip=0.0).spec()
             runs["judge"] = RunStore(tmp_path).prepare("reward", "judge", spec, {}, 0, "judge")
-        spec = METHODS[method].section(**SIZE | settings).model_dump()
+        spec = METHODS[method].section(**SIZE | settings).spec()
         folder = RunStore(tmp_path).prepare("rl", method, spec, {}, 3, "rl")
         bench = Bench.open(folder, runs)
         found = settings_of(spec)

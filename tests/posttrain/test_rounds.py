@@ -18,7 +18,8 @@ RAFT = {"method": "rejection", "rounds": 2, "init": "sft", "problems": 50, "n": 
 def steps_of(**runs: dict[str, Any]) -> dict[str, Step]:
     recipe = PosttrainRecipe.model_validate(
         {
-            "kind": "posttrain", "name": "x", "data": {"task": "countdown-rare", "slice_problems": 30},
+            "kind": "posttrain", "name": "x",
+            "data": {"task": "countdown-rare", "slice_problems": 30, "corpora": ["stdlib"]},
             "bases": {"base": {"width": 16, "depth": 1, "tokens": 20_000}}, "seeds": [0, 1],
             "runs": {"sft": SFT, **runs},
         }

@@ -67,7 +67,7 @@ def search(rare_store: RunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         data, init = rare_store.folder("data"), rare_store.folder("init")
         writer = Writer(PreparedData(data.path).tokenizer, next_step, value or (lambda text: 0.0))
         monkeypatch.setattr(search_traces, "LocalEngine", lambda model: writer)
-        spec = SearchSection.model_validate(settings).model_dump()
+        spec = SearchSection.model_validate(settings).spec()
         folder = RunStore(tmp_path).prepare("synthesize", "search-traces", spec, {}, 0, "s")
         parents = {"data": data, "init": init} | ({"reward": init} if value else {})
         ledger = Ledger()

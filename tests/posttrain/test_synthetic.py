@@ -261,7 +261,7 @@ def test_somebody_s_own_rows_are_sampled_and_judged_by_their_answers(
     section = kind.section.model_validate({"sources": ["self"], "n": 4, "problems": 100, "rows": 100})
     parents = {"data": data, "init": init}
     made = rare_store.prepare(
-        kind.kind, "synthetic", section.model_dump(), {r: f.id for r, f in parents.items()}, name="made-sums"
+        kind.kind, "synthetic", section.spec(), {r: f.id for r, f in parents.items()}, name="made-sums"
     )
     find(kind.run)(made, parents, lambda fraction: None)
     asked = {p.prompt: p for p in Bench.open(made, parents).problems("rl")}
@@ -273,7 +273,7 @@ def test_somebody_s_own_rows_are_sampled_and_judged_by_their_answers(
     examples = read_examples(Bench.open(made, parents), made)
     assert tuple(examples[0].prompt) == asked[found[0]["prompt"]].prompt_ids
     with pytest.raises(FlopwiseError, match="use source self"):
-        wrong = kind.section.model_validate({"sources": ["program"]}).model_dump()
+        wrong = kind.section.model_validate({"sources": ["program"]}).spec()
         roles = {r: f.id for r, f in parents.items()}
         find(kind.run)(
             rare_store.prepare(kind.kind, "synthetic", wrong, roles), parents, lambda fraction: None

@@ -11,7 +11,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.launch.costs import train_seconds_of
 from flopwise.launch.steps import Step
 from flopwise.pretrain.ladder import Plan, ladder_steps
-from flopwise.pretrain.observations import size_columns
+from flopwise.pretrain.observations import share_columns, size_columns
 
 if TYPE_CHECKING:
     from flopwise.launch.ladder_sections import CorpusSection, LawEntry
@@ -118,7 +118,7 @@ class LadderExpansion:
             known = {
                 "run": steps[-1].name, "variant": name, "width": held.width,
                 **size_columns(plan.config(held.width), tokens, plan.ladder.seq_len),
-                "U": float(tokens if unique is None else min(tokens, unique)),
+                "U": float(tokens if unique is None else min(tokens, unique)), **share_columns(plan.mixture),
             }  # fmt: skip
             out[steps[-1].name] = (steps, known)
         return out

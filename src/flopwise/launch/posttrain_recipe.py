@@ -203,15 +203,20 @@ class PosttrainRecipe(Section):
         """What bases read is there, in their own tokens."""
         known = dict.fromkeys(("text", "task", *data.corpora))
         here = {name: base for name, base in self.bases.items() if base.model is None}
+        if here and not data.corpora and next(iter(self.bases)) not in here:
+            raise ValueError(
+                f"bases.{next(iter(here))} would read the task in the tokens of the first base; name it first"
+            )
+        if here and not data.corpora:
+            raise ValueError(
+                f"bases.{next(iter(here))} is pretrained here, and its loss is taken on held-out text: name "
+                "some in data.corpora"
+            )
         for name, base in here.items():
             if wrong := [source for source in base.mixture if source not in known]:
                 raise ValueError(
                     f"bases.{name}.mixture names {wrong[0]!r:.60}, must be among {', '.join(known)}"
                 )
-        if here and not data.corpora and next(iter(self.bases)) not in here:
-            raise ValueError(
-                f"bases.{next(iter(here))} would read the task in the tokens of the first base; name it first"
-            )
 
     @property
     def entries(self) -> dict[str, RunEntry]:
@@ -276,11 +281,11 @@ class PosttrainRecipe(Section):
         if settings.backend == "trl":
             from flopwise.posttrain import trl_backend
 
-            if reason := trl_backend.check(kind.name, settings.model_dump(exclude_none=True)):
+            if reason := trl_backend.check(kind.name, settings.spec()):
                 raise ValueError(f"runs.{name}: {reason}")
         if lacking := settings.lacks(roles | ({"data": data} if data else {})):
             raise ValueError(f"runs.{name}: {lacking}")
-        known = {"method": kind.name, "roles": roles, "settings": settings.model_dump(exclude_none=True)}
+        known = {"method": kind.name, "roles": roles, "settings": settings.spec()}
         return _checked(RunEntry, known | shared, f"runs.{name}")
 
 

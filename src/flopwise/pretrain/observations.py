@@ -43,6 +43,15 @@ def size_columns(cfg: ModelConfig, tokens: float, seq_len: int) -> dict[str, flo
     }  # fmt: skip
 
 
+def share_columns(mixture: dict[str, float]) -> dict[str, float]:
+    """Of each source its share of the tokens, by what weighs it in a mixture.
+
+    >>> share_columns({"text": 3, "image": 1})
+    {'share_text': 0.75, 'share_image': 0.25}
+    """
+    return {f"share_{name}": share / sum(mixture.values()) for name, share in mixture.items()}
+
+
 def observation(record: RunRecord) -> dict[str, Any]:
     """One row from a finished cooldown run.
 
@@ -60,9 +69,7 @@ def observation(record: RunRecord) -> dict[str, Any]:
         "U": float(record.data.get("tokens_unique") or D), "batch": float(extra.get("batch_size") or 0),
         "rate": float(extra.get("rate_factor") or 1.0),
     }  # fmt: skip
-    shares: dict[str, float] = extra.get("mixture") or {}
-    for name, share in shares.items():
-        row[f"share_{name}"] = share / sum(shares.values())
+    row |= share_columns(extra.get("mixture") or {})
     for name, metric in record.metrics.items():
         row[name] = metric.value
     if row.get("accuracy") is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -17,6 +17,11 @@ class Settings(Section):
     """The settings of any method. `backend: trl` lets TRL train (`posttrain.trl_backend`), else we do."""
 
     backend: Literal["trl"] | None = None
+
+    def spec(self) -> dict[str, Any]:
+        """As a run's spec holds them. What is left at none is absent, so that a setting that comes to exist
+        later does not change the ids of runs made before: steps read such ones by `get`."""
+        return self.model_dump(exclude_none=True)
 
     def lacks(self, roles: dict[str, str]) -> str | None:
         """What is missing, given the runs it reads by role (a dataset as `data`); None where all is there."""
@@ -32,8 +37,8 @@ class LoraSection(Section):
     rslora: bool = False
 
 
-class TrainingSection(Settings):
-    """What every phase of training may set.
+class PhaseSection(Settings):
+    """What everything that trains may set.
 
     `rate_factor` multiplies the recipe's rates; `curve_points` is how often the validation accuracy is taken;
     `keep: best` ends with the weights of the best one, and `patience` ends training after so many that were
@@ -41,13 +46,18 @@ class TrainingSection(Settings):
     """
 
     steps: Count
-    batch_size: Count = 32
     rate_factor: float = Field(default=0.3, gt=0)
     warmup_steps: int = Field(default=10, ge=0)
     final_rate: float = Field(default=0.0, ge=0, le=1)
     curve_points: Count = 4
     keep: Literal["last", "best"] = "last"
     patience: int = Field(default=0, ge=0)
+
+
+class TrainingSection(PhaseSection):
+    """Training on rows that are there: in batches of them, of the whole model or of adapters."""
+
+    batch_size: Count = 32
     lora: LoraSection | None = None
     """Train adapters alone; the rate is `rates.lora` times `rate_factor`."""
 
@@ -87,4 +97,14 @@ class Method:
     makes: Makes = "policy"
 
 
-__all__ = ["Count", "Makes", "Method", "SamplingSection", "Section", "Settings", "Share", "TrainingSection"]
+__all__ = [
+    "Count",
+    "Makes",
+    "Method",
+    "PhaseSection",
+    "SamplingSection",
+    "Section",
+    "Settings",
+    "Share",
+    "TrainingSection",
+]

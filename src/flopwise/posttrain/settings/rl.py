@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from flopwise.posttrain.settings.method import Count, Method, Settings
+from flopwise.posttrain.settings.method import Count, Method, PhaseSection
 
 RewardName = Literal["verifier", "reward", "judge", "length"]
 LEARNED = ("reward", "judge")
@@ -15,7 +15,7 @@ LEARNED = ("reward", "judge")
 NonNegative = Annotated[float, Field(ge=0)]
 
 
-class RlSection(Settings):
+class RlSection(PhaseSection):
     """Policy gradients on sampled answers. The defaults are GRPO with token means, clip-higher and groups
     without a signal left out.
 
@@ -23,17 +23,11 @@ class RlSection(Settings):
     `epochs` times in `minibatches` parts, so there are steps x epochs x minibatches updates.
     """
 
-    steps: Count
     problems_per_step: Count = 48
     group_size: Annotated[int, Field(ge=2)] = 8
     temperature: float = Field(default=1.0, gt=0)
     max_tokens: Count = 64
     rate_factor: float = Field(default=0.25, gt=0)
-    warmup_steps: int = Field(default=10, ge=0)
-    final_rate: float = Field(default=0.0, ge=0, le=1)
-    curve_points: Count = 4
-    keep: Literal["last", "best"] = "last"
-    patience: int = Field(default=0, ge=0)
 
     advantage: Literal["group", "leave-one-out", "batch", "group-batch", "gae"] = "group"
     """Baseline: the group's mean; the mean of its others; the batch's mean and deviation; both; a critic."""
