@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from killing import Stopped, assert_alike, kill_and_finish
+from safetensors.torch import load
 
 from flopwise.launch.worker import limit_threads
 from flopwise.posttrain.rl import run_step
@@ -26,6 +27,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "a reward model": ("rloo", {"rewards": {"reward": 1.0}, "reward_scale": "whiten", "track_kl": True}),
     "KL in the reward": ("reinforce++", BY_LENGTH | {"kl": 0.1}),
     "PPO, one trunk": ("ppo", BY_LENGTH | {"kl": 0.1}),
+    "adapters, KL to the model under them": ("grpo", BY_LENGTH | {"kl": 0.1, "lora": {"rank": 2}}),
     "PPO, two models": ("ppo", BY_LENGTH | {"critic": "model", "epochs": 1}),
 }
 
@@ -69,7 +71,11 @@ def test_stopped_twice_it_ends_as_if_it_had_not_been(
 
 def same(a: RunFolder, b: RunFolder) -> None:
     assert_alike(a, b)
-    weights = "model/model.safetensors"
-    assert (a.path / weights).read_bytes() == (b.path / weights).read_bytes()
-    before = (a.path.parent / a.roles["init"] / weights).read_bytes()
-    assert (a.path / weights).read_bytes() != before
+    name = "adapter_model.safetensors" if "lora" in a.spec else "model.safetensors"
+    made = (a.path / "model" / name).read_bytes()
+    assert made == (b.path / "model" / name).read_bytes()
+    if "lora" in a.spec:
+        moved = [t for key, t in load(made).items() if "lora_B" in key]
+        assert moved and all(t.any() for t in moved)
+    else:
+        assert made != (a.path.parent / a.roles["init"] / "model" / name).read_bytes()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from flopwise.flops.count import head_flops, score_flops, train_flops
 from flopwise.flops.ledger import Ledger
+from flopwise.models import lora
 from flopwise.models.transformer import Transformer
 from flopwise.train.objectives import Batch
 from flopwise.train.optim import REFERENCE_WIDTH, Optimiser, Rates
@@ -33,7 +34,7 @@ class Critic:
         if kind == "model":
             from flopwise.posttrain.reward import scorer_from
 
-            self.model = scorer_from(policy)
+            self.model = scorer_from(lora.merged(policy))
             self.head: nn.Linear = self.model.head
             self.optimiser = Optimiser(self.model, rates)
             self.model.train()

@@ -49,7 +49,9 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progres
     settings = settings_of(bench.spec)
     reference = None
     if settings.kl or settings.track_kl:
-        reference = load_model(parents["init"]), parents["init"].id
+        # Under adapters the model itself is there, untouched.
+        start = load_model(parents["init"]) if bench.model.lora is None else None
+        reference = start, parents["init"].id
     objective: Objective = policy_gradient(loss_of(settings))
     critic = None
     if isinstance(settings, PpoSection):

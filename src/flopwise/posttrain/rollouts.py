@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
+from flopwise.models import lora
 from flopwise.posttrain.advantages import gae, group_advantages, leave_one_out, normalised, to_go
 from flopwise.posttrain.alarm import Monitor, mean_of_groups
 from flopwise.posttrain.bench import Bench, completion_ids, logprobs_of
@@ -36,7 +38,8 @@ class Rollouts:
     other (checkpoints are held back until they are through), so a resumed run repeats it exactly.
 
     Args:
-        reference: with its run's id, where the divergence from it counts or is to be tracked.
+        reference: with its run's id, where the divergence from it counts or is to be tracked; none where the
+            bench's model is the reference, its adapters switched off.
         critic: of PPO.
         on_alarm: told when the learned reward and the verifier part.
     """
@@ -46,7 +49,7 @@ class Rollouts:
         bench: Bench,
         settings: RlSection,
         rewards: Rewards,
-        reference: tuple[Transformer, str] | None = None,
+        reference: tuple[Transformer | None, str] | None = None,
         critic: Critic | None = None,
         on_alarm: Callable[[str], None] = lambda text: None,
     ):
@@ -245,7 +248,8 @@ class Rollouts:
         """The reference's log-probabilities, and how far the policy is from it, in nats a sequence."""
         assert self.reference is not None and batch.weights is not None and batch.old_logprobs is not None
         model, run = self.reference
-        batch.extra[REFERENCE], flops = logprobs_of(model, batch)
+        with lora.disabled(self.bench.model) if model is None else nullcontext(model) as start:
+            batch.extra[REFERENCE], flops = logprobs_of(start, batch)
         ledger.post("reference", run, batch.ids.numel(), flops)
         distance = (batch.old_logprobs - batch.extra[REFERENCE]) * batch.weights
         info["kl"] = float(distance.sum(1).mean())

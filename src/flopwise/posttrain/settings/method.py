@@ -52,14 +52,14 @@ class PhaseSection(Settings):
     curve_points: Count = 4
     keep: Literal["last", "best"] = "last"
     patience: int = Field(default=0, ge=0)
+    lora: LoraSection | None = None
+    """Train adapters alone; the rate is `rates.lora` times `rate_factor`."""
 
 
 class TrainingSection(PhaseSection):
-    """Training on rows that are there: in batches of them, of the whole model or of adapters."""
+    """Training on rows that are there, in batches of them."""
 
     batch_size: Count = 32
-    lora: LoraSection | None = None
-    """Train adapters alone; the rate is `rates.lora` times `rate_factor`."""
 
 
 class SamplingSection(Settings):
