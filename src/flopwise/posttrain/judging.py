@@ -9,7 +9,7 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
 from flopwise.flops.spend import Stopwatch
-from flopwise.posttrain import calibration
+from flopwise.infer import calibration
 from flopwise.posttrain.bench import Bench, Progress, completion_ids, model_fields
 from flopwise.posttrain.judge import Judge, ModelJudge, open_judge
 

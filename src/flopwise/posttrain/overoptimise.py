@@ -19,9 +19,9 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
 from flopwise.flops.spend import Stopwatch
+from flopwise.infer import calibration
 from flopwise.infer.estimators import best_of_k, pass_at_k
 from flopwise.infer.local import LocalEngine
-from flopwise.posttrain import calibration
 from flopwise.posttrain.bench import Bench, Progress, load_model, model_fields
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import torch
 from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
 from flopwise.infer.engine import Usage
+from flopwise.infer import calibration
 from flopwise.infer.estimators import best_of_k
 from flopwise.infer.local import LocalEngine
-from flopwise.posttrain import calibration
 from flopwise.posttrain.bench import Bench, Progress, load_model
 from flopwise.posttrain.examples import Example, epoch_rows, lengths
 from flopwise.posttrain.reward import new_scorer, training_problems

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from flopwise.errors import FlopwiseError
-from flopwise.posttrain import calibration
+from flopwise.infer import calibration
+from flopwise.infer.calibration import auc
 from flopwise.posttrain.bench import Bench, Progress
-from flopwise.posttrain.calibration import auc
 from flopwise.posttrain.examples import Example
 from flopwise.train.objectives import Batch, outcome_reward
 

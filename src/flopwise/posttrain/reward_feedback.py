@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError
+from flopwise.infer import calibration
 from flopwise.infer.local import LocalEngine
-from flopwise.posttrain import calibration
 from flopwise.posttrain.bench import Bench, Progress
 from flopwise.posttrain.examples import epoch_rows
 from flopwise.posttrain.feedback import Feedback, read
