@@ -5,6 +5,8 @@ step, perhaps its check by the inverse, and a mark: `;` goes on, `?` tries the s
 `47+8=54>54-8=46?47+8=55;55-31=24>24+31=55;24*2=48!` makes a slip, finds it by checking, and mends it.
 More compute at test time has a use here: a check costs tokens and saves answers. The format is our own; the
 idea, slips that are mended at once in training data, is that of Ye et al., arXiv 2408.16293.
+
+`chain:checks=0.9,slips=0.2,shortest=4,longest=8` is a chain whose demonstrations check nine steps in ten.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from collections.abc import Collection, Hashable
 
 from flopwise.data.tasks.answers import closed
 from flopwise.data.tasks.base import MAX_CHARS, Item, ItemTask, Step, distinct
+from flopwise.data.tasks.named import Option, options
 from flopwise.errors import FlopwiseError
 
 SHORTEST, LONGEST = 2, 8
@@ -22,6 +25,12 @@ LIMIT = 99
 """The largest value."""
 CHECKED, SLIPS = 0.4, 0.12
 """Chances, per step of a demonstration, of a check, and of a slip that a check then finds."""
+OPTIONS = {
+    "checks": Option(0, 1, CHECKED),
+    "slips": Option(0, 0.9, SLIPS),
+    "shortest": Option(SHORTEST, LONGEST, SHORTEST, whole=True),
+    "longest": Option(SHORTEST, LONGEST, LONGEST, whole=True),
+}
 
 _V = "(0|[1-9][0-9]{0,5})"
 _LINE = re.compile(rf"{_V}([-+*]){_V}={_V}(?:>{_V}([-+/]){_V}={_V}(?:r{_V})?)?")
@@ -31,12 +40,31 @@ _INVERSE = {"+": "-", "-": "+", "*": "/"}
 
 
 class Chain(ItemTask):
-    """A chain of 2 to 8 operations; its slices are the lengths."""
+    """A chain of 2 to 8 operations; its slices are the lengths.
 
-    name = "chain"
+    Args:
+        name: `chain`, or `chain:` and some of `OPTIONS`.
+
+    Raises:
+        FlopwiseError: an unknown option, or a shortest chain above the longest.
+    """
+
     about = f"chained + - * within 0 to {LIMIT}, worked step by step with checks and retries"
-    slices = tuple(f"{n}-ops" for n in range(SHORTEST, LONGEST + 1))
     max_tokens = 320
+
+    def __init__(self, name: str = "chain"):
+        self.name = name
+        if ":" in name:
+            found = options(name, OPTIONS)
+        else:
+            found = {key: option.default for key, option in OPTIONS.items()}
+        self.checks, self.slips = found["checks"], found["slips"]
+        self.lengths = range(int(found["shortest"]), int(found["longest"]) + 1)
+        if not self.lengths:
+            raise FlopwiseError(
+                f"task {name!r}: shortest {found['shortest']:g} is above longest {found['longest']:g}"
+            )
+        self.slices = tuple(f"{n}-ops" for n in self.lengths)
 
     @property
     def example(self) -> str:
@@ -49,10 +77,9 @@ class Chain(ItemTask):
         """n distinct chains, all lengths alike."""
         self.check_slice(slice)
         rng = random.Random(f"{self.name}:{seed}")
-        lengths = range(SHORTEST, LONGEST + 1)
 
         def draw() -> Item:
-            length = rng.choice(lengths) if slice is None else int(slice.partition("-")[0])
+            length = rng.choice(self.lengths) if slice is None else int(slice.partition("-")[0])
             start = value = rng.randint(1, LIMIT)
             operations = []
             for _ in range(length):
@@ -82,11 +109,11 @@ class Chain(ItemTask):
         text, a = "", start
         for i, (sign, b) in enumerate(operations):
             result = _apply(a, sign, b)
-            if rng.random() < SLIPS:
+            if rng.random() < self.slips:
                 wrong = rng.choice([v for d in (1, 2, 10) for v in (result - d, result + d) if v >= 0])
                 text += f"{a}{sign}{b}={wrong}>{_check(wrong, sign, b)}?"
             text += f"{a}{sign}{b}={result}"
-            if rng.random() < CHECKED:
+            if rng.random() < self.checks:
                 text += f">{_check(result, sign, b)}"
             text += "!" if i == len(operations) - 1 else ";"
             a = result

@@ -21,6 +21,8 @@ from flopwise.errors import FlopwiseError
 LARGEST_NUMBER, LARGEST_TARGET = 20, 100
 DEAD_ENDS = (0.8, 0.15, 0.05)
 """Chances of 0, 1 and 2 dead ends in a demonstration."""
+MOST_DEAD_ENDS = 26
+"""Of the ways to combine three numbers (three pairs, three signs, three signs), all but one."""
 
 _VALUE = "(0|[1-9][0-9]{0,5})"
 _STEP = re.compile(rf"{_VALUE}([-+*]){_VALUE}=(0|[1-9][0-9]{{0,8}})")
@@ -170,6 +172,27 @@ def demonstration(
     count = rng.choices(range(len(dead_ends)), dead_ends)[0]
     tried = rng.sample(near, min(count, len(near)))
     return "".join(f"{text}?" for text in tried) + rng.choice(problem.solutions) + "!"
+
+
+def searched(problem: Problem, seed: int, avoid: Collection[Key] = (), most: int = 12) -> str:
+    """A search with no idea of where to look: ways in a random order until one works, at most `most` before.
+
+    What is learned from such traces (Gandhi et al., Stream of Search, arXiv 2404.03683) is to try, compare
+    with the target, and go on, so a longer search finds more. Depends and avoids as `demonstration` does.
+
+    >>> searched(Problem((7, 3, 3), 24), 1, most=2).count("?") <= 2
+    True
+    """
+    if not problem.solutions:
+        raise FlopwiseError(
+            f"countdown: {problem.prompt} has no solution to demonstrate; take problems from generate()"
+        )
+    rng = random.Random(f"{seed}:{problem.prompt}")
+    numbers = problem.key[0]
+    ways = [w for w in attempts(numbers) if w[1] == problem.target or (numbers, w[1]) not in avoid]
+    rng.shuffle(ways)
+    found = next(i for i, (_, value) in enumerate(ways) if value == problem.target)
+    return "".join(f"{text}?" for text, _ in ways[:found][-most:] if most) + ways[found][0] + "!"
 
 
 def verify(problem: Problem, completion: str) -> bool:

@@ -1,4 +1,4 @@
-"""Countdown as tasks: the whole of it, a small one, and one with a rare slice."""
+"""Countdown as tasks: the whole of it, a small one, one with a rare slice, and one searched at length."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from typing import Any
 from flopwise.data.tasks import countdown
 from flopwise.data.tasks.base import Passage, Step, Task, from_pool
 from flopwise.data.tasks.countdown import DEAD_ENDS, LARGEST_NUMBER, LARGEST_TARGET, Key, Problem
+from flopwise.data.tasks.named import Option, options
 from flopwise.errors import FlopwiseError
 
 SMALL_LARGEST = 9
+OPTIONS = {
+    "search": Option(1, countdown.MOST_DEAD_ENDS, 12, whole=True),
+    "largest": Option(SMALL_LARGEST, 99, LARGEST_NUMBER, whole=True),
+}
 RARE_NUMBERS = range(21, 31)
 RARE_SHARE = 0.01
 """Of all problems as they come: one in a hundred has a number that the others never have."""
@@ -117,6 +122,24 @@ class Countdown(Task[Problem]):
             return found
 
         return find
+
+
+class SearchedCountdown(Countdown):
+    """Countdown whose demonstrations search at length, without an idea of where to look.
+
+    Args:
+        name: `countdown:` and some of `OPTIONS`: `search` is the number of dead ends shown at most.
+    """
+
+    def __init__(self, name: str):
+        found = options(name, OPTIONS)
+        self.most = int(found["search"])
+        super().__init__(name, f"{_ABOUT} at length, up to {self.most} dead ends", int(found["largest"]), ())
+        self.max_tokens = 20 * (self.most + 1)
+
+    def demonstration(self, problem: Problem, seed: int, avoid: Collection[Hashable] = ()) -> str:
+        """Ways in a random order until one works."""
+        return countdown.searched(problem, seed, avoid, self.most)  # type: ignore[arg-type]
 
 
 class RareCountdown(Countdown):
