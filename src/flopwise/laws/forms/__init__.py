@@ -6,7 +6,7 @@ from importlib import import_module
 
 FAMILIES = (
     "dense", "kaplan", "families", "curves", "data", "mixtures", "numerics", "moe", "training",
-    "downstream", "posttraining", "rl", "testtime", "testtime_counts",
+    "downstream", "posttraining", "rl", "testtime", "testtime_counts", "joint",
 )  # fmt: skip
 
 
