@@ -18,13 +18,14 @@ from flopwise.data.prepared import PreparedData
 from flopwise.errors import FlopwiseError
 from flopwise.flops.spend import Spend
 from flopwise.infer.local import LocalEngine
+from flopwise.infer.steps import HOW, aggregate, step_ends, text_ends
 from flopwise.launch.posttrain_recipe import PosttrainData
 from flopwise.laws.fitting import fit
 from flopwise.models import hf
 from flopwise.models.config import ModelConfig
 from flopwise.models.transformer import Transformer
 from flopwise.posttrain.judge import NoisyVerifier, open_judge
-from flopwise.posttrain.process_reward import HOW, Trace, aggregate, collate_steps, step_ends, text_ends
+from flopwise.posttrain.process_reward import Trace, collate_steps
 from flopwise.posttrain.settings import METHODS
 from flopwise.records.folder import RunFolder
 from flopwise.records.store import RunStore

@@ -14,10 +14,11 @@ from flopwise.data.tasks.countdown import Problem, attempts, verify
 from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
 from flopwise.infer.engine import SampleBatch, Usage
+from flopwise.infer.steps import step_tokens
 from flopwise.posttrain import search_traces
 from flopwise.posttrain.bench import Bench
 from flopwise.posttrain.rejection import read_rows
-from flopwise.posttrain.search_traces import Searcher, step_tokens
+from flopwise.posttrain.search_traces import Searcher
 from flopwise.posttrain.settings.synthetic import SearchSection
 from flopwise.records.store import RunStore
 

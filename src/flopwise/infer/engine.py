@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -67,8 +67,13 @@ class Engine(Protocol):
         self, prompts: Sequence[Sequence[int]], n: int = 1, max_tokens: int = 64, stop: Sequence[int] = (),
         temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0,
         prefix_tokens: Sequence[Sequence[int]] | None = None,
+        on_progress: Callable[[float], None] | None = None, keys: Sequence[int] | None = None,
     ) -> SampleBatch:  # fmt: skip
-        """n completions of each prompt, going on from `prefix_tokens`; temperature 0 is greedy."""
+        """n completions of each prompt, going on from `prefix_tokens`; temperature 0 is greedy.
+
+        `keys` name the prompts' random streams (below 2**63; by default their places): with a key of its own
+        a prompt gets the same samples whatever else is asked beside it.
+        """
         ...
 
     def score(self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> list[np.ndarray]:

@@ -181,6 +181,7 @@ class LocalEngine:
         seed: int = 0,
         prefix_tokens: Sequence[Sequence[int]] | None = None,
         on_progress: Callable[[float], None] | None = None,
+        keys: Sequence[int] | None = None,
     ) -> SampleBatch:
         """n completions of each prompt, at most `max_tokens` long; temperature 0 is greedy.
 
@@ -188,6 +189,7 @@ class LocalEngine:
             prefix_tokens: what each of the `len(prompts) * n` samples has written before, prompt-major; it is
                 read again, each sample on its own, and only what follows is returned. A sample that was
                 stopped by `max_tokens` goes on with the tokens it would have had under a larger limit.
+            keys: of the prompts' random streams, by default their places (`infer.engine.Engine.sample`).
 
         Raises:
             FlopwiseError: an empty prompt, a token outside the vocabulary, a setting out of range, prompt and
@@ -199,7 +201,8 @@ class LocalEngine:
             np.repeat(np.arange(len(prompts)), n),
             np.tile(np.arange(n), len(prompts)),
         )
-        stream = streams(seed, prompt_index, sample_index)
+        named = prompt_index if keys is None else np.asarray(keys, dtype=np.int64)[prompt_index]
+        stream = streams(seed, named, sample_index)
         offset = np.zeros(total, dtype=np.int64)
         if prefix_tokens is not None:
             if len(prefix_tokens) != total:

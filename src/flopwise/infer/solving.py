@@ -114,7 +114,8 @@ def solve(
     """
 
     watch = Stopwatch()
-    chosen = strategies.make(strategy, by)
+    chosen = strategies.make(f"{strategy}:{by}" if strategy == "best_of_n" else strategy)
+    assert isinstance(chosen, strategies.Choosing)
     if (strategy == "best_of_n" and by == "reward") != (reward is not None):
         raise FlopwiseError("solve: best_of_n by reward and a reward model go together; give both or neither")
     if chosen.temperature is not None:
@@ -295,8 +296,9 @@ def _candidate(
         text,
         task.answer(text) if whole else None,
         float(samples.logprobs[row].sum()),
+        int(samples.lengths[row]),
         whole and task.verify(problem, text),
-        None if rewards is None else float(rewards[row]),
+        {} if rewards is None else {"reward": float(rewards[row])},
     )
 
 

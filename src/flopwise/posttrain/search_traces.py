@@ -19,6 +19,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.flops.ledger import Ledger
 from flopwise.flops.spend import Stopwatch
 from flopwise.infer.local import LocalEngine
+from flopwise.infer.steps import step_tokens
 from flopwise.posttrain.bench import Bench, Progress, load_model, model_fields
 from flopwise.posttrain.rejection import pool, write_rows
 
@@ -171,21 +172,3 @@ class Searcher:
         read = sum(map(len, whole))
         self.ledger.post("reward", self.parents["reward"].id, read, flops, time.perf_counter() - start)
         return [float(v) for v in values]
-
-
-def step_tokens(tokenizer: Any, ends: str) -> list[int]:
-    """Ids of the tokens that end in one of the characters `ends`, spaces after it aside.
-
-    Raises:
-        FlopwiseError: there is none.
-    """
-    texts = tokenizer.decode_batch([[i] for i in range(tokenizer.vocab_size)])
-    found = [
-        i for i, text in enumerate(texts) if (text.rstrip(" ") or text)[-1:] in set(ends) and text
-    ]  # fmt: skip
-    if not found:
-        raise FlopwiseError(
-            f"search-traces: no token ends in any of {ends!r:.40}; give step_ends, the characters that "
-            "close a step of this task"
-        )
-    return found

@@ -1,30 +1,90 @@
-"""Ways to turn the samples of one prompt into one answer, one file each."""
+"""Ways to turn a question and compute into one answer, one file each.
+
+A name on the command line is NAME, NAME:BY for one with a judge, or NAME:key=value:key=value; several are
+separated by commas.
+"""
 
 from __future__ import annotations
 
-from flopwise.errors import FlopwiseError
-from flopwise.infer.strategies.base import Candidate, Choice, Strategy
-from flopwise.infer.strategies.best_of_n import JUDGES, BestOfN
-from flopwise.infer.strategies.greedy import Greedy
-from flopwise.infer.strategies.self_consistency import SelfConsistency
+from dataclasses import fields
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from flopwise.errors import FlopwiseError, one_line
+from flopwise.infer.strategies.base import (
+    Acting,
+    Candidate,
+    Choice,
+    Choosing,
+    Outcome,
+    TraceStep,
+    trace_of,
+)
 
 __all__ = [
-    "JUDGES", "NAMES", "BestOfN", "Candidate", "Choice", "Greedy", "SelfConsistency", "Strategy", "make",
+    "REGISTRY", "Acting", "Candidate", "Choice", "Choosing", "Outcome", "TraceStep", "make",
+    "make_all", "trace_of",
 ]  # fmt: skip
 
-NAMES = ("greedy", "self_consistency", "best_of_n")
+REGISTRY: dict[str, tuple[str, str]] = {
+    "greedy": ("greedy:Greedy", "one sample of the likeliest tokens"),
+    "self_consistency": ("self_consistency:SelfConsistency", "the answer that most samples give"),
+    "best_of_n": ("best_of_n:BestOfN", "the sample that a judge scores highest"),
+    "weighted": ("weighted:Weighted", "the answer whose samples' scores by a judge sum to most"),
+}
+"""By name: MODULE:CLASS within this package, a frozen dataclass, and one line about it."""
 
 
-def make(name: str, by: str = "verifier") -> Strategy:
-    """A strategy by name; `by` is the judge of best_of_n.
+def make(text: str) -> Choosing | Acting:
+    """A strategy as it is written on the command line.
+
+    >>> make("best_of_n:reward").name
+    'best_of_n:reward'
 
     Raises:
-        FlopwiseError: there is none of that name.
+        FlopwiseError: there is none of that name, it has no such setting, or a value is out of range.
     """
-    if name == "greedy":
-        return Greedy()
-    if name == "self_consistency":
-        return SelfConsistency()
-    if name == "best_of_n":
-        return BestOfN(by)
-    raise FlopwiseError(f"strategy is {name[:40]!r}, must be one of {', '.join(NAMES)}")
+    name, *settings = text.strip().split(":")
+    if name not in REGISTRY:
+        raise FlopwiseError(f"strategy is {one_line(name, 40)!r}, must be one of {', '.join(REGISTRY)}")
+    module, _, cls = REGISTRY[name][0].partition(":")
+    made = getattr(import_module(f"{__name__}.{module}"), cls)
+    types = get_type_hints(made)
+    known = {f.name: types[f.name] for f in fields(made)}
+    given: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            key, value = "by", setting
+        if key not in known:
+            has = ", ".join(known) if known else "none"
+            raise FlopwiseError(f"{name}: there is no setting {one_line(setting, 40)!r}; it has {has}")
+        given[key] = _typed(value, known[key], f"{name}:{key}")
+    found: Choosing | Acting = made(**given)
+    return found
+
+
+def make_all(text: str) -> list[Choosing | Acting]:
+    """Strategies separated by commas, each once.
+
+    Raises:
+        FlopwiseError: none is named, or one as in `make`.
+    """
+    found = {s.name: s for part in text.split(",") if part.strip() for s in [make(part)]}
+    if not found:
+        raise FlopwiseError(f"strategy is {one_line(text, 40)!r}, must name one of {', '.join(REGISTRY)}")
+    return list(found.values())
+
+
+def _typed(text: str, wanted: Any, where: str) -> Any:
+    """A setting's value as its dataclass field declares it."""
+    kinds = {int: "a whole number", float: "a number", bool: "true or false", str: "a name"}
+    options = [t for t in getattr(wanted, "__args__", (wanted,)) if t in kinds] or [str]
+    for kind in options:
+        try:
+            if kind is bool:
+                return {"true": True, "false": False}[text.lower()]
+            return kind(text)
+        except (ValueError, KeyError):
+            continue
+    raise FlopwiseError(f"{where} is {one_line(text, 40)!r}, must be {kinds[options[0]]}")
