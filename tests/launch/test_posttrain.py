@@ -30,6 +30,7 @@ CONTENT: dict[str, Any] = {
     },
     "laws": [{"name": "rise", "method": "curve", "runs": ["sft", "rm"]}],
 }  # fmt: skip
+COMPARED = {"name": "c", "model": "sft", "strategies": ["greedy", "self_consistency"], "n": 4, "problems": 10}
 
 
 def recipe(**changes: Any) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def steps(**changes: Any) -> dict[str, Step]:
         ({"runs__sft__data": ["rows"]}, "runs.sft.data is ['rows']; datasets are none"),
         ({"runs__sft": None}, "runs.sft is 'None'"),
         ({"runs__base": {"method": "sft", "init": "base"}}, "runs.base is also a base"),
-        ({"runs": {}}, "runs: Dictionary should have at least 1 item"),
+        ({"runs": {}, "laws": []}, "there is nothing to do: give runs, or compare strategies on a base"),
         ({"seeds": [1, 1]}, "seeds is '[1, 1]': the same seed twice is one run, not two"),
         ({"seeds": []}, "seeds is '[]'"),
         ({"data": LEFT_OUT}, "bases.base is pretrained here, which needs data: give data.task"),
@@ -102,6 +103,26 @@ def steps(**changes: Any) -> dict[str, Step]:
         ({"laws": [{"name": "l", "method": "final", "runs": ["sft"], "options": {"candidates": "moore"}}]},
          "must be a list of laws by name"),
         ({"datasets": {"rows": {"path": "none.jsonl"}}, "runs__sft__data": "rows"}, "none.jsonl is no file"),
+        ({"laws": [{"name": "l", "method": "final", "runs": ["sft"], "options": {"holdout": 0.1}}]},
+         "options has 'holdout'; method final knows candidates, target, hold_out, by"),
+        ({"laws": [{"name": "l", "method": "thinking", "runs": ["sft"]}]},
+         "laws.l names comparison 'sft'; there are none"),
+        ({"compare": [COMPARED], "laws": [{"name": "l", "method": "crossover", "runs": ["c"]}]},
+         "name three or more in runs, not 1"),
+        ({"compare": [COMPARED, COMPARED]}, "two entries of compare have the same name"),
+        ({"compare": [COMPARED | {"model": "rm"}]},
+         "compare.c.model is 'rm'; models that answer are base, sft, raft, more"),
+        ({"compare": [COMPARED | {"reward": "sft"}]}, "compare.c.reward is 'sft'; runs that score are rm"),
+        ({"compare": [COMPARED | {"process": "rm"}]}, "process takes one of process-reward"),
+        ({"compare": [COMPARED | {"strategies": ["greedier"]}]}, "strategy is 'greedier', must be one of"),
+        ({"compare": [COMPARED | {"strategies": ["greedy", "greedy"]}]}, "greedy is named twice"),
+        ({"compare": [COMPARED | {"strategies": ["best_of_n:reward"]}]},
+         "strategy best_of_n:reward goes by reward, so name the run: reward: RUN"),
+        ({"compare": [COMPARED | {"strategies": ["best_of_n:judge"]}]}, "which no run of a recipe makes"),
+        ({"compare": [COMPARED | {"problems": 31}]},
+         "compare.c.problems asks for 31, data.test_problems is 30"),
+        ({"compare": [COMPARED | {"task": "sums"}]}, "compare.0.task is 'sums'"),
+        ({"compare": [COMPARED | {"style": "shouted"}]}, "compare.0.style is 'shouted'"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(changes: dict[str, Any], says: str) -> None:
@@ -134,6 +155,33 @@ def test_what_a_run_is_made_of_are_parents_and_what_it_looks_at_references() -> 
         "run0s0": "sft-s0", "eval0s0": "eval-sft-s0", "run0s1": "sft-s1", "eval0s1": "eval-sft-s1",
         "run1s0": "rm-s0", "run1s1": "rm-s1",
     }  # fmt: skip
+
+
+def test_a_comparison_is_a_step_on_the_model_with_the_runs_that_score() -> None:
+    scored = COMPARED | {"reward": "rm", "strategies": ["greedy", "best_of_n:reward"], "max_tokens": 16}
+    other = COMPARED | {"name": "d", "model": "base", "task": "sum-1digit", "style": "few_shot", "shots": 2}
+    law = {"name": "cross", "method": "crossover", "runs": ["c", "d", "c"]}
+    found = steps(compare=[scored, other], laws=[law])
+    step = found["compare-c"]
+    assert (step.kind, step.method, step.seed) == ("evaluate", "compare", 0)
+    assert step.parents == {"data": "data", "model": "sft-s0"} and step.references == {"reward": "rm-s0"}
+    assert step.spec["strategies"] == ["greedy", "best_of_n:reward"] and step.spec["max_tokens"] == 16
+    assert "style" not in step.spec and "model" not in step.spec
+    asked = found["compare-d"]
+    data = found[asked.parents["data"]]
+    assert asked.spec["style"] == "few_shot" and asked.spec["shots"] == 2
+    assert data.spec["task"] == "sum-1digit" and data.spec["test_problems"] == 10
+    assert data.parents == {"init": asked.parents["model"]} and not data.spec["corpora"]
+    assert found["law-cross"].references == {
+        "compare0": "compare-c", "compare1": "compare-d", "compare2": "compare-c",
+    }  # fmt: skip
+    before = step_ids(list(steps(laws=[]).values()))
+    assert before.items() <= step_ids(list(found.values())).items()
+
+
+def test_strategies_may_be_all_that_a_recipe_is_about() -> None:
+    found = steps(runs={}, laws=[], compare=[COMPARED | {"model": "base"}])
+    assert [n for n in found if n.startswith("compare")] == ["compare-c"] and "sft-s0" not in found
 
 
 def test_runs_of_fewer_seeds_are_read_by_those_of_more() -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from flopwise.flops.count import count_params
+from flopwise.launch.compare_section import CompareSection
 from flopwise.launch.costs import sample_cost, train_seconds, train_seconds_of, tuning_cost
-from flopwise.launch.posttrain_recipe import PosttrainRecipe, RunEntry
+from flopwise.launch.posttrain_recipe import PosttrainData, PosttrainLaw, PosttrainRecipe, RunEntry
 from flopwise.launch.steps import Step
 from flopwise.models.config import ModelConfig
 from flopwise.pretrain.ladder import Plan, ladder_steps
@@ -33,6 +34,8 @@ class _Expansion:
         for name, entry in entries.items():
             for seed in self.seeds(entry):
                 self.run(name, entry, seed, entries)
+        for comparison in recipe.compare:
+            self.compare(comparison, entries)
         for law in recipe.laws:
             self.law(law, entries)
 
@@ -183,8 +186,50 @@ class _Expansion:
             )
         )  # fmt: skip
 
-    def law(self, law: Any, entries: dict[str, RunEntry]) -> None:
-        """A question to the finished runs and their evaluations."""
+    def compare(self, c: CompareSection, entries: dict[str, RunEntry]) -> None:
+        """Strategies at test time on one model, of the recipe's first seed."""
+        seed = self.recipe.seeds[0]
+        base = self.root(c.model, entries)
+        data = c.task_step or "data"
+        if c.task_step is not None and data not in {s.name for s in self.steps}:
+            self.other_task(c, data, base)
+        cfg = self.shapes[base]
+        # About as many samples for each of the other strategies as for all that replay from the same ones.
+        flops, seconds = sample_cost(cfg, c.problems, c.n * len(c.strategies)) if cfg else (0.0, 600.0)
+        self.steps.append(
+            Step(
+                name=f"compare-{c.name}", kind="evaluate", method="compare", seed=seed, spec=c.spec(),
+                parents={"data": data, "model": self.named(c.model, seed, entries)},
+                references={role: self.named(run, seed, entries) for role, run in c.scorers.items()},
+                flops=flops, seconds=seconds, run="flopwise.infer.compare:run_step",
+            )
+        )  # fmt: skip
+
+    def other_task(self, c: CompareSection, name: str, base: str) -> None:
+        """Problems of a task that nothing was trained on, in the tokens of the base that is asked them."""
+        assert c.task is not None
+        asked = PosttrainData(
+            task=c.task, demonstrations=1, rl_problems=1, val_problems=1, test_problems=c.problems
+        )
+        self.steps.append(
+            Step(
+                name=name, kind="data", method=c.task, seed=self.recipe.seed,
+                spec=asked.model_dump(exclude_none=True), parents={"init": self.bases[base]}, seconds=3.0,
+                run="flopwise.data.prepare:run_step",
+            )
+        )  # fmt: skip
+
+    def law(self, law: PosttrainLaw, entries: dict[str, RunEntry]) -> None:
+        """A question to the finished runs and their evaluations, or to comparisons."""
+        if law.of_comparisons:
+            self.steps.append(
+                Step(
+                    name=f"law-{law.name}", kind="fit", method="posttraining_law", seed=self.recipe.seed,
+                    spec=law.model_dump(), seconds=10.0, run="flopwise.posttrain.testtime_laws:run_step",
+                    references={f"compare{i}": f"compare-{name}" for i, name in enumerate(law.runs)},
+                )
+            )  # fmt: skip
+            return
         there = {s.name for s in self.steps}
         references: dict[str, str] = {}
         for i, name in enumerate(law.runs):

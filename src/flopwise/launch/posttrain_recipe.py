@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from flopwise.errors import FlopwiseError
 from flopwise.launch.basics import Count, Section
+from flopwise.launch.compare_section import CompareSection
 from flopwise.launch.ladder_sections import LadderSection, Name, RatesSection
 from flopwise.launch.sections import DataSection
 from flopwise.posttrain.settings import METHODS, method
@@ -94,12 +95,32 @@ class EvaluateSection(Section):
 
 
 class PosttrainLaw(Section):
-    """A question to the finished runs; see `posttrain.laws`."""
+    """A question to the finished runs; see `posttrain.laws`. With methods `thinking` and `crossover` it is
+    put to entries of `compare`, which `runs` then names; see `posttrain.testtime_laws`."""
 
     name: Name
-    method: Literal["final", "curve", "reward"]
+    method: Literal["final", "curve", "reward", "thinking", "crossover"]
     runs: list[Name] = Field(min_length=1)
     options: dict[str, Any] = Field(default={})
+
+    @property
+    def of_comparisons(self) -> bool:
+        """Whether `runs` are entries of `compare`."""
+        return self.method in ("thinking", "crossover")
+
+    @model_validator(mode="after")
+    def _options_exist(self) -> PosttrainLaw:
+        from flopwise.posttrain.laws import OPTIONS
+
+        known = OPTIONS[self.method]
+        if wrong := [key for key in self.options if key not in known]:
+            raise ValueError(f"options has {wrong[0]!r:.60}; method {self.method} knows {', '.join(known)}")
+        if self.method == "crossover" and len(self.runs) < 3:
+            raise ValueError(
+                f"crossover predicts the largest model from the others: name three or more in runs, not "
+                f"{len(self.runs)}"
+            )
+        return self
 
     @field_validator("options")
     @classmethod
@@ -160,8 +181,9 @@ class PosttrainRecipe(Section):
     bases: dict[Name, BaseSection] = Field(min_length=1)
     rates: PosttrainRates = PosttrainRates()
     val_problems: Count = 256
-    runs: dict[Name, dict[str, Any]] = Field(min_length=1)
+    runs: dict[Name, dict[str, Any]] = Field(default={})
     evaluate: EvaluateSection = EvaluateSection()
+    compare: list[CompareSection] = Field(default=[])
     laws: list[PosttrainLaw] = Field(default=[])
 
     @field_validator("seeds")
@@ -171,6 +193,8 @@ class PosttrainRecipe(Section):
 
     @model_validator(mode="after")
     def _runs_fit(self) -> PosttrainRecipe:
+        if not self.runs and not self.compare:
+            raise ValueError("there is nothing to do: give runs, or compare strategies on a base")
         entries = self.entries
         if self.data is None:
             if made := [name for name, base in self.bases.items() if base.model is None]:
@@ -184,10 +208,42 @@ class PosttrainRecipe(Section):
             raise ValueError("bases.data has the name of the step that prepares data; give it another")
         if len({law.name for law in self.laws}) < len(self.laws):
             raise ValueError("two laws have the same name; give each its own")
+        self._comparisons_fit(entries)
         for law in self.laws:
-            if wrong := [r for r in law.runs if r not in entries]:
-                raise ValueError(f"laws.{law.name} names run {wrong[0]!r}; there are {', '.join(entries)}")
+            there = [c.name for c in self.compare] if law.of_comparisons else list(entries)
+            if wrong := [r for r in law.runs if r not in there]:
+                what = "comparison" if law.of_comparisons else "run"
+                raise ValueError(
+                    f"laws.{law.name} names {what} {wrong[0]!r}; there are {', '.join(there) or 'none'}"
+                )
         return self
+
+    def _comparisons_fit(self, entries: dict[str, RunEntry]) -> None:
+        """Models answer, scorers score, and there are problems to ask."""
+        if len({c.name for c in self.compare}) < len(self.compare):
+            raise ValueError("two entries of compare have the same name; give each its own")
+        makes = {name: entry.kind.makes for name, entry in entries.items()}
+        for c in self.compare:
+            at = f"compare.{c.name}"
+            if c.model not in self.bases and makes.get(c.model) != "policy":
+                answer = [*self.bases, *(name for name, made in makes.items() if made == "policy")]
+                raise ValueError(f"{at}.model is {c.model!r}; models that answer are {', '.join(answer)}")
+            for role, run in c.scorers.items():
+                if makes.get(run) != "scorer":
+                    score = ", ".join(name for name, made in makes.items() if made == "scorer") or "none"
+                    raise ValueError(f"{at}.{role} is {run!r}; runs that score are {score}")
+                if (entries[run].method == "process-reward") != (role == "process"):
+                    raise ValueError(
+                        f"{at}.{role} is {run!r}, of method {entries[run].method}; process takes one of "
+                        "process-reward, reward one that judges whole answers"
+                    )
+            if c.task is None and self.data is None:
+                raise ValueError(f"{at} has no problems to ask: give it a task, or the recipe data.task")
+            if c.task is None and self.data is not None and c.problems > self.data.test_problems:
+                raise ValueError(
+                    f"{at}.problems asks for {c.problems:,}, data.test_problems is "
+                    f"{self.data.test_problems:,}"
+                )
 
     def _problems_suffice(self, data: PosttrainData) -> None:
         """Fewer problems than a run says it was judged on would go unseen."""

@@ -23,6 +23,12 @@ LAW_FILE, POINTS_FILE = "law.json", "points.json"
 WINDOWS = 40
 """Points of a curve of rewards, each the mean of neighbours: a step's few samples are mostly noise."""
 KINDS = ("final", "curve", "reward")
+_SHARED = ("candidates", "target", "hold_out", "by")
+OPTIONS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(KINDS, _SHARED),
+    "thinking": ("candidates", "strategies", "hold_out"), "crossover": ("strategy",),
+}  # fmt: skip
+"""What may be said to a law, by its method; the last two are `posttrain.testtime_laws`."""
 Rows = list[dict[str, Any]]
 
 
