@@ -67,12 +67,13 @@ class Engine(Protocol):
         self, prompts: Sequence[Sequence[int]], n: int = 1, max_tokens: int = 64, stop: Sequence[int] = (),
         temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0,
         prefix_tokens: Sequence[Sequence[int]] | None = None,
-        on_progress: Callable[[float], None] | None = None, keys: Sequence[int] | None = None,
+        on_progress: Callable[[float], None] | None = None, keys: Sequence[int] | None = None, first: int = 0,
     ) -> SampleBatch:  # fmt: skip
         """n completions of each prompt, going on from `prefix_tokens`; temperature 0 is greedy.
 
         `keys` name the prompts' random streams (below 2**63; by default their places): with a key of its own
-        a prompt gets the same samples whatever else is asked beside it.
+        a prompt gets the same samples whatever else is asked beside it. `first` is the index of the first
+        sample, where those before it are there already.
         """
         ...
 

@@ -182,6 +182,7 @@ class LocalEngine:
         prefix_tokens: Sequence[Sequence[int]] | None = None,
         on_progress: Callable[[float], None] | None = None,
         keys: Sequence[int] | None = None,
+        first: int = 0,
     ) -> SampleBatch:
         """n completions of each prompt, at most `max_tokens` long; temperature 0 is greedy.
 
@@ -189,7 +190,7 @@ class LocalEngine:
             prefix_tokens: what each of the `len(prompts) * n` samples has written before, prompt-major; it is
                 read again, each sample on its own, and only what follows is returned. A sample that was
                 stopped by `max_tokens` goes on with the tokens it would have had under a larger limit.
-            keys: of the prompts' random streams, by default their places (`infer.engine.Engine.sample`).
+            keys, first: of the prompts' random streams (`infer.engine.Engine.sample`).
 
         Raises:
             FlopwiseError: an empty prompt, a token outside the vocabulary, a setting out of range, prompt and
@@ -199,7 +200,7 @@ class LocalEngine:
         total = len(prompts) * n
         prompt_index, sample_index = (
             np.repeat(np.arange(len(prompts)), n),
-            np.tile(np.arange(n), len(prompts)),
+            np.tile(np.arange(first, first + n), len(prompts)),
         )
         named = prompt_index if keys is None else np.asarray(keys, dtype=np.int64)[prompt_index]
         stream = streams(seed, named, sample_index)
@@ -221,16 +222,16 @@ class LocalEngine:
         )  # fmt: skip
         draw = Draw(temperature, top_k, top_p)
         per_chunk = max(1, self.max_batch // n)
-        for first in range(0, len(prompts), per_chunk):
-            part = prompts[first : first + per_chunk]
+        for begin in range(0, len(prompts), per_chunk):
+            part = prompts[begin : begin + per_chunk]
             logits, cache = self._prefill(part)
             for a in range(0, len(part) * n, self.max_batch):
                 local = np.arange(a, min(a + self.max_batch, len(part) * n))
-                place, read = local + first * n, torch.from_numpy(local // n)
+                place, read = local + begin * n, torch.from_numpy(local // n)
                 rows = _Rows(place, stream[place], offset[place])
                 self._decode(logits[read], cache.select(read), max(map(len, part)), rows, draw, stop, out)
             if on_progress:
-                on_progress(min(1.0, (first + per_chunk) / len(prompts)))
+                on_progress(min(1.0, (begin + per_chunk) / len(prompts)))
         flops = self._flops(lengths, out.lengths, np.repeat(np.arange(len(prompts)), n))
         out.usage = Usage(int(lengths.sum()), int(out.lengths.sum()), flops, time.perf_counter() - start)
         return out

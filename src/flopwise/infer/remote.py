@@ -37,13 +37,14 @@ class Completion:
 def complete(
     endpoint: Endpoint, prompts: Sequence[Prompt], n: int = 1, max_tokens: int = 64, temperature: float = 1.0,
     seed: int = 0, top: int | None = None, progress: Callable[[float], None] | None = None,
-    keys: Sequence[int] | None = None, **more: Any,
+    keys: Sequence[int] | None = None, first: int = 0, **more: Any,
 ) -> tuple[list[list[Completion]], Usage]:  # fmt: skip
     """n answers to each prompt: a text goes to /completions, messages go to /chat/completions.
 
     A server that gives fewer than n at a time is asked again, with another seed. `top` asks for the
     log-probabilities of the tokens and of that many others; `keys` name the prompts' random streams, by
-    default their places; `more` (stop, top_p, ...) goes to the server as it is, if it is not None.
+    default their places, `first` is the index of the first answer; `more` (stop, top_p, ...) goes to the
+    server as it is, if it is not None.
 
     Raises:
         FlopwiseError: the server cannot be reached or refuses, or its answer holds no text.
@@ -57,7 +58,7 @@ def complete(
             have = len(found[i])
             question = {
                 "model": endpoint.model, "n": n - have, "max_tokens": max_tokens, "temperature": temperature,
-                "seed": (seed * 1_000_003 + (i if keys is None else keys[i]) * 4099 + have) % 2**31,
+                "seed": (seed * 1_000_003 + (i if keys is None else keys[i]) * 4099 + first + have) % 2**31,
                 **{name: value for name, value in more.items() if value is not None},
             }  # fmt: skip
             prompt = prompts[i]
@@ -138,7 +139,7 @@ class RemoteEngine:
         self, prompts: Sequence[Sequence[int]], n: int = 1, max_tokens: int = 64, stop: Sequence[int] = (),
         temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None, seed: int = 0,
         prefix_tokens: Sequence[Sequence[int]] | None = None,
-        on_progress: Callable[[float], None] | None = None, keys: Sequence[int] | None = None,
+        on_progress: Callable[[float], None] | None = None, keys: Sequence[int] | None = None, first: int = 0,
     ) -> SampleBatch:  # fmt: skip
         """n completions of each prompt (`infer.engine.Engine.sample`).
 
@@ -155,7 +156,7 @@ class RemoteEngine:
             )
         prompt_index, sample_index = (
             np.repeat(np.arange(len(prompts)), n),
-            np.tile(np.arange(n), len(prompts)),
+            np.tile(np.arange(first, first + n), len(prompts)),
         )
         whole = [list(p) for p in prompts]
         if prefix_tokens is not None:
@@ -168,14 +169,14 @@ class RemoteEngine:
             whole = [whole[i] + list(p) for i, p in zip(prompt_index.tolist(), prefix_tokens, strict=True)]
             if keys is not None:
                 places = zip(prompt_index.tolist(), sample_index.tolist(), strict=True)
-                keys = [keys[i] * n + s for i, s in places]
+                keys, first = [keys[i] * 4099 + s for i, s in places], 0
             n = 1
         texts = self.tokenizer.decode_batch(whole)
         asked: list[Prompt] = [[{"role": "user", "content": t}] for t in texts] if self.chat else list(texts)
         words = [w for t in stop if (w := self.tokenizer.decode([t]))]
         found, usage = complete(
             self.endpoint, asked, n, max_tokens, temperature, seed, 1 if self.logprobs else None, on_progress,
-            keys, stop=words or None, top_k=top_k, top_p=top_p,
+            keys, first, stop=words or None, top_k=top_k, top_p=top_p,
         )  # fmt: skip
         flat = [c for answers in found for c in answers]
         ids = self.tokenizer.encode_batch([c.text for c in flat])
