@@ -1,21 +1,26 @@
-"""Exact estimators over subsets of n samples: pass@k, majority@k, best-of-k; intervals over problems.
+"""Exact estimators over subsets of n samples, pass@k and best-of-k (`votes` has majority), and intervals.
 
 All take arrays [problems, n]. What a strategy would do with k of the n samples is averaged over all subsets
-of size k, so every sample counts and nothing is biased; the standard error treats problems as the units.
-Only majority@k has no closed form: where the subsets are too many to go through, it draws some.
+of size k, so every sample counts and nothing is biased. Problems are the units of every standard error and
+interval: samples of one problem are alike.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-Votes = tuple[np.ndarray, np.ndarray]
-"""One problem's votes: each sample's answer as a number [n], -1 if it abstains; how right each answer is."""
+from flopwise.infer.votes import cast_votes, majority_at_k
+
+__all__ = [
+    "best_of_k", "cast_votes", "intervals", "majority_at_k", "mean_interval", "paired", "pass_at_k",
+    "pass_at_k_counts", "resampled_means",
+]  # fmt: skip
+
+DRAWS = 2000
+"""Resamples of problems behind an interval."""
 
 
 def pass_at_k(correct: np.ndarray, k: int) -> np.ndarray:
@@ -68,82 +73,11 @@ def best_of_k(correct: np.ndarray, score: np.ndarray, k: int) -> np.ndarray:
     return rate[group].reshape(P, n) @ chance
 
 
-def majority_at_k(
-    correct: np.ndarray,
-    answers: Sequence[Sequence[str | None]],
-    k: int,
-    draws: int = 200,
-    seed: int = 0,
-) -> np.ndarray:
-    """Chance per problem that the most frequent answer of k samples is right; None abstains. NaN where k > n.
-
-    Ties are broken at random, by expectation. Exact where k <= 2, k = n, or there are at most `draws`
-    subsets; otherwise averaged over `draws` random ones, with a standard error of at most
-    0.5 / sqrt(draws) per problem and of that over sqrt(problems) in the mean.
-
-    >>> majority_at_k(np.array([[1, 1, 0, 0]]), [["a", "a", "b", None]], 3).round(3).tolist()
-    [0.75]
-    """
-    return majority(
-        [cast_votes(a, c) for a, c in zip(answers, np.asarray(correct), strict=True)], k, draws, seed
-    )[0]
-
-
-def cast_votes(answers: Sequence[str | None], correct: np.ndarray) -> Votes:
-    """Answers as numbers. How right an answer is: the share of its samples that are marked so."""
-    names: dict[str, int] = {}
-    codes = np.array([-1 if a is None else names.setdefault(a, len(names)) for a in answers], dtype=np.int64)
-    cast = codes >= 0
-    counts = np.bincount(codes[cast], minlength=len(names))
-    right = np.bincount(codes[cast], np.asarray(correct, dtype=float)[cast], minlength=len(names))
-    return codes, right / np.maximum(counts, 1)
-
-
-def majority(
-    votes: Sequence[Votes], k: int, draws: int = 200, seed: int = 0
-) -> tuple[np.ndarray, np.ndarray]:
-    """`majority_at_k` of problems with equally many samples, and the variance due to drawing subsets."""
-    n = len(votes[0][0])
-    values, variance = np.zeros(len(votes)), np.zeros(len(votes))
-    if k > n:
-        return np.full(len(votes), np.nan), variance
-    if k <= 2:
-        # Two votes agree or tie, so each vote counts alike wherever anybody votes.
-        for p, (codes, right) in enumerate(votes):
-            m = int((codes >= 0).sum())
-            if m:
-                someone = 1 - math.comb(n - m, k) / math.comb(n, k)
-                values[p] = right[codes[codes >= 0]].mean() * someone
-        return values, variance
-    picks, exact = _subsets(n, k, draws, seed)
-    row = np.arange(len(picks))[:, None]
-    for p, (codes, right) in enumerate(votes):
-        width = len(right) + 1
-        counted = np.bincount((row * width + codes[picks] + 1).ravel(), minlength=len(picks) * width)
-        counted = counted.reshape(-1, width)[:, 1:]
-        if not counted.shape[1]:
-            continue
-        top = counted.max(axis=1, keepdims=True)
-        winners = (counted == top) & (top > 0)
-        share = winners @ right / np.maximum(winners.sum(axis=1), 1)
-        values[p] = share.mean()
-        if not exact:
-            variance[p] = share.var(ddof=1) / len(share)
-    return values, variance
-
-
-def _subsets(n: int, k: int, draws: int, seed: int) -> tuple[np.ndarray, bool]:
-    """Subsets [rounds, k] of n samples: all of them if at most `draws`, else so many at random."""
-    if math.comb(n, k) <= draws:
-        return np.array(list(itertools.combinations(range(n), k))), True
-    return np.argsort(np.random.default_rng((seed, n)).random((draws, n)), axis=1)[:, :k], False
-
-
 def mean_interval(values: np.ndarray, level: float = 0.95) -> dict[str, float | None]:
-    """Mean over problems with its standard error and interval; None for NaN.
+    """Mean over problems [P] with its standard error and interval; None for NaN.
 
-    The interval is Student's t, cut to [0, 1]; where all problems are at 0, or all at 1, it is the exact
-    binomial one (Clopper and Pearson 1934), since none of them having failed does not mean that none can.
+    The interval is Student's t, cut to [0, 1], which `intervals` agrees with but for few or lopsided values;
+    where all problems are at 0, or all at 1, it is the exact binomial one.
     """
     values = np.asarray(values, dtype=float)
     if np.isnan(values).any() or not len(values):
@@ -154,24 +88,95 @@ def mean_interval(values: np.ndarray, level: float = 0.95) -> dict[str, float | 
     from scipy import stats
 
     se = float(values.std(ddof=1) / math.sqrt(len(values)))
-    if se == 0 and mean in (0.0, 1.0):
-        reach = 1 - (0.5 - level / 2) ** (1 / len(values))
-        low, high = (0.0, reach) if mean == 0 else (1 - reach, 1.0)
-        return {"value": mean, "low": low, "high": high, "se": se}
-    half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * se
-    return {"value": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half), "se": se}
+    low, high = _of_none_or_all(mean, se, len(values), level) or (math.nan, math.nan)
+    if math.isnan(low):
+        half = float(stats.t.ppf(0.5 + level / 2, len(values) - 1)) * se
+        low, high = max(0.0, mean - half), min(1.0, mean + half)
+    return {"value": mean, "low": low, "high": high, "se": se}
 
 
-def paired(before: np.ndarray | None, after: np.ndarray | None, same_problems: bool) -> dict[str, Any]:
-    """Mean difference [after - before] over problems with its standard error.
+def resampled_means(values: np.ndarray, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
+    """Means [draws, curves] over problems drawn anew with replacement, of values [curves, problems].
 
-    Paired where both were judged on the same problems: that takes out what makes problems easy or hard.
+    All curves see the same problems in a draw, so that a difference of columns is a paired one.
+    """
+    P = values.shape[1]
+    rng = np.random.default_rng((seed, P))
+    out = np.empty((draws, len(values)))
+    step = max(1, (1 << 22) // P)
+    for first in range(0, draws, step):
+        rows = min(step, draws - first)
+        picked = rng.integers(P, size=(rows, P)) + np.arange(rows)[:, None] * P
+        counts = np.bincount(picked.ravel(), minlength=rows * P).reshape(rows, P)
+        out[first : first + rows] = counts @ values.T / P
+    return out
+
+
+def intervals(
+    values: np.ndarray, level: float = 0.95, draws: int = DRAWS, seed: int = 0, shares: bool = True
+) -> list[dict[str, float | None]]:
+    """Means of curves [curves, problems] with standard errors and intervals, by a bootstrap over problems.
+
+    Quantiles of means over resampled problems, taken as far out as few problems call for (the expanded
+    percentile interval of Hesterberg 2015, The American Statistician 69, 371). Where all problems are at 0,
+    or all at 1, the exact binomial interval, since none of them having failed does not mean that none can;
+    `shares` says that values are in [0, 1]. A curve with NaN has None, and one problem no interval.
+    """
+    values = np.asarray(values, dtype=float)
+    known, P = ~np.isnan(values).any(axis=1), values.shape[1]
+    out: list[dict[str, float | None]] = [{"value": None, "low": None, "high": None, "se": None}] * len(
+        values
+    )
+    if not known.any() or not P:
+        return out
+    drawn = resampled_means(values[known], draws, seed) if P > 1 else np.zeros((1, int(known.sum())))
+    for i, means in zip(np.flatnonzero(known), drawn.T, strict=True):
+        mean = float(values[i].mean())
+        if P < 2:
+            out[i] = {"value": mean, "low": None, "high": None, "se": None}
+            continue
+        se = float(values[i].std(ddof=1) / math.sqrt(P))
+        certain = _of_none_or_all(mean, se, P, level) if shares else None
+        low, high = certain or percentiles(means, P, level)
+        out[i] = {"value": mean, "low": min(low, mean), "high": max(high, mean), "se": se}
+    return out
+
+
+def percentiles(drawn: np.ndarray, P: int, level: float = 0.95) -> tuple[float, float]:
+    """Ends of the expanded percentile interval of draws that resampled P problems."""
+    from flopwise.laws.quantiles import ndtr, stdtrit
+
+    tail = ndtr(-math.sqrt(P / (P - 1)) * stdtrit(P - 1, 0.5 + level / 2))
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _of_none_or_all(mean: float, se: float, P: int, level: float) -> tuple[float, float] | None:
+    """Clopper and Pearson's interval (1934) of P failures, or P successes; None for anything between."""
+    if se > 0 or mean not in (0.0, 1.0):
+        return None
+    reach = 1 - (0.5 - level / 2) ** (1 / P)
+    return (0.0, reach) if mean == 0 else (1 - reach, 1.0)
+
+
+def paired(
+    before: np.ndarray | None, after: np.ndarray | None, same_problems: bool, level: float = 0.95
+) -> dict[str, Any]:
+    """Mean difference [after - before] over problems with its standard error and interval.
+
+    Paired where both were judged on the same problems: that takes out what makes problems easy or hard. The
+    interval is then a bootstrap over problems, otherwise the normal one of two independent means.
     """
     if before is None or after is None or len(before) < 2 or len(after) < 2:
-        return {"value": None, "se": None, "n": None, "paired": None}
+        return dict.fromkeys(("value", "se", "n", "paired", "low", "high"))
     a, b = np.asarray(before, dtype=float), np.asarray(after, dtype=float)
     if same_problems and len(a) == len(b):
-        d = b - a
-        return {"value": d.mean(), "se": d.std(ddof=1) / math.sqrt(len(d)), "n": len(d), "paired": True}
+        return {**intervals((b - a)[None], level, shares=False)[0], "n": len(a), "paired": True}
+    from flopwise.laws.quantiles import ndtri
+
     se = math.sqrt(a.var(ddof=1) / len(a) + b.var(ddof=1) / len(b))
-    return {"value": b.mean() - a.mean(), "se": se, "n": min(len(a), len(b)), "paired": False}
+    value, half = float(b.mean() - a.mean()), ndtri(0.5 + level / 2) * se
+    return {
+        "value": value, "se": se, "n": min(len(a), len(b)), "paired": False, "low": value - half,
+        "high": value + half,
+    }  # fmt: skip

@@ -12,11 +12,11 @@ from flopwise.errors import FlopwiseError
 from flopwise.infer.estimators import (
     best_of_k,
     cast_votes,
-    majority,
     mean_interval,
     pass_at_k,
     pass_at_k_counts,
 )
+from flopwise.infer.votes import majority
 
 _TRUE, _FALSE = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
 
@@ -79,7 +79,9 @@ def score(samples: Any, k: Sequence[int] = (1, 2, 4, 8)) -> dict[str, Any]:
         answers = [_answer(a) for a in table["answer"].tolist()]
         votes = {int(g[0]): cast_votes([answers[i] for i in g], correct[g]) for g in groups}
         out["majority_at_k"] = each_size(
-            lambda rows, size: majority([votes[int(first)] for first in rows[:, 0]], size)
+            lambda rows, size: tuple(
+                v[0] for v in majority([votes[int(first)] for first in rows[:, 0]], [size])
+            )
         )
     if "score" in table:
         scores = _scores(table["score"])
