@@ -95,7 +95,7 @@ class CompareSection(Section):
         )
 
     def spec(self) -> dict[str, Any]:
-        """What the step is asked to do; where the problems are asked as they stand, that goes without saying."""
+        """What the step is asked to do; that problems are asked as they stand goes without saying."""
         left = {"name", "model", "reward", "process", "task"}
         if self.style == "plain":
             left |= {"style", "shots"}
