@@ -1,4 +1,4 @@
-"""Laws of comparisons: a crossover that is known is found from the smaller models, thinking's points are read."""
+"""Laws of comparisons: a known crossover is found from the smaller models, points of thinking are read."""
 
 from __future__ import annotations
 
