@@ -18,7 +18,7 @@ def mesh(**axes) -> Columns:
 SIZES = np.geomspace(1e7, 1e11, 6)
 TOKENS = np.geomspace(1e9, 1e13, 6)
 SAMPLES = 2.0 ** np.arange(0, 14)
-POST = np.array([0.0, 1e18, 1e19, 1e20, 1e21])
+POST = np.array([0.0, 1e8, 1e9, 1e10])
 FINE_TUNING = np.concatenate([[0.0], 200.0 * 2.0 ** np.arange(14)])
 
 
@@ -64,9 +64,9 @@ GRIDS: dict[str, Callable[[], Columns]] = {
     "train_to_test_loss": lambda: mesh(N=SIZES, D=TOKENS, k=SAMPLES[::2]),
     "train_to_test_accuracy": lambda: mesh(N=SIZES, D=TOKENS, k=SAMPLES[:9:2]),
     "joint_loss": lambda: mesh(N=SIZES[:5], D=TOKENS[:5], post=POST, k=SAMPLES[::3]),
-    "joint_accuracy": lambda: mesh(N=SIZES[:4], D=TOKENS[:4], post=POST[:4], k=SAMPLES[:9:4]),
-    "joint_saturating": lambda: mesh(N=SIZES[:4], D=TOKENS[:4], post=POST[:4], k=SAMPLES[:9:4]),
-    "joint_logit": lambda: mesh(N=SIZES[:4], D=TOKENS[:4], post=POST[:4], k=SAMPLES[:9:4]),
+    "joint_accuracy": lambda: mesh(N=SIZES[:4], D=TOKENS[:4], post=POST, k=SAMPLES[:9:4]),
+    "joint_saturating": lambda: mesh(N=SIZES[:4], D=TOKENS[:4], post=POST, k=SAMPLES[:9:4]),
+    "joint_logit": lambda: mesh(N=SIZES[:4], D=TOKENS[:4], post=POST, k=SAMPLES[:9:4]),
     "gold_likelihood": lambda: {"gold": np.geomspace(1.0, 100.0, 12)},
     "majority_vote": lambda: {"k": np.arange(1.0, 65.0, 3.0)},
     "majority_vote_power": lambda: {"k": SAMPLES},

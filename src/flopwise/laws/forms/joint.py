@@ -1,7 +1,8 @@
-"""All three laws in one: size, pretraining tokens, post-training compute and samples at test time.
+"""All three laws in one: size, pretraining tokens, post-training and samples at test time.
 
 Train-to-Test (Roberts et al. 2026, arXiv 2604.01411) knows pretraining and samples; post-training comes in as a
-term that is whole without any (post = 0) and has gone where there is much of it. How post-training should
+term that is whole without any (post = 0) and has gone where there is much of it. It is counted as pretraining
+is, in tokens: compute over 6 N, sampling and scoring included, so that the same data cost a larger model more. How post-training should
 enter nobody has measured at scale: there are several forms, to be chosen between by held-out scale
 (`flopwise.plan.joint_law.choose`).
 """
@@ -13,7 +14,7 @@ import numpy as np
 from flopwise.laws.forms.testtime import NEVER, T2_PARAMETERS
 from flopwise.laws.law import Law, Parameter, register
 
-POST = {"post": "FLOP of post-training, 0 for a pretrained model"}
+POST = {"post": "tokens of post-training, or its FLOP / (6 N); 0 for a pretrained model"}
 NEEDS = (
     "pass@k at several k of models over three sizes and three token budgets or more, as pretrained and after "
     "two amounts of post-training or more, by one method"
@@ -48,7 +49,7 @@ JOINT_ACCURACY = register(
         parameters=(*T2_PARAMETERS, *_GAIN),
         units=POST, scale="plain", span=(0.0, 1.0), from_zero=("post",),
         source=f"{_ROBERTS}, accuracy form; post-training raises the logit of the mean chance by g for every "
-        "e-fold of compute beyond P0, and sharpens (s above 0): ours", status="own", needs=NEEDS,
+        "e-fold of it beyond P0, and sharpens (s above 0): ours", status="own", needs=NEEDS,
     )
 )  # fmt: skip
 
