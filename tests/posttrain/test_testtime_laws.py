@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,28 +12,22 @@ import numpy as np
 import pytest
 
 from flopwise.errors import FlopwiseError
-from flopwise.infer.samples import Samples
-from flopwise.posttrain import testtime_laws
 from flopwise.posttrain.testtime_laws import Side, crossover, thinking, thinking_rows
 
 P, N = 400, 16
+KS = (1, 2, 4, 8, 16)
+PROBLEMS = [f"{i}:" for i in range(P)]
 
 
 def side(name: str, size: float, flops: float, seed: int) -> Side:
-    """A model whose error is 0.9 at size 1e4 and falls with the square root of size; each problem alike."""
+    """A model whose error is 0.9 at size 1e4 and falls with the fourth root of size; problems are alike, and
+    of n samples one that is right is found."""
     rng = np.random.default_rng(seed)
     p = 1 - 0.9 * (size / 1e4) ** -0.25
-    correct = rng.random((P, N)) < p
-    ones = np.ones((P, N))
-    return Side(
-        name, size,
-        Samples(
-            problems=[f"{i}:" for i in range(P)], correct=correct,
-            answers=[["a" if c else None for c in row] for row in correct], logprob=-ones,
-            tokens=ones.astype(int), finished=ones.astype(bool), prefill_flops=np.zeros(P),
-            decode_flops=flops * ones, greedy=rng.random(P) < p, greedy_flops=np.full(P, flops),
-        ),
-    )  # fmt: skip
+    right = rng.random((P, N)) < p
+    values = np.array([right[:, :k].any(axis=1) for k in KS], dtype=float)
+    costs = flops * np.array(KS, dtype=float)
+    return Side(name, size, PROBLEMS, (rng.random(P) < p).astype(float), flops, costs, values)
 
 
 def sides() -> list[Side]:
@@ -56,7 +51,7 @@ def test_the_larger_ones_accuracy_and_the_crossing_are_predicted_from_the_smalle
 def test_what_is_never_reached_is_said_and_not_invented() -> None:
     weak = [side("small", 1e4, 1e6, 0), side("middle", 1.2e4, 1e6, 1), side("large", 1e9, 1e6, 2)]
     for s in weak[:2]:
-        s.samples.correct[:] = s.samples.correct[:, :1]  # as many samples as one: no gain from more
+        s.values[:] = s.values[0]  # no gain from more samples
     found = crossover(weak, "best_of_n:verifier", 0)
     assert found["entries"][0]["measured"]["value"] == np.inf
     assert "measured more than was tried" in found["text"]
@@ -66,18 +61,12 @@ def test_what_is_never_reached_is_said_and_not_invented() -> None:
     ("change", "says"),
     [
         (lambda s: s[:2], "needs three sizes"),
-        (lambda s: [*s[:2], Side("x", 5.0, s[2].samples.take(range(20)))], "ask other problems"),
+        (lambda s: [*s[:2], replace(s[2], problems=PROBLEMS[::-1], size=5.0)], "ask other problems"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(change: Any, says: str) -> None:
     with pytest.raises(FlopwiseError, match=says):
         crossover(change(sides()), "best_of_n:verifier", 0)
-
-
-def test_strategies_that_do_not_choose_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(testtime_laws, "make", lambda text: SimpleNamespace(name=text))
-    with pytest.raises(FlopwiseError, match="does not choose among samples"):
-        crossover(sides(), "beam", 0)
 
 
 def comparison(folder: Path, points: dict[str, list[tuple[float, float]]]) -> Any:

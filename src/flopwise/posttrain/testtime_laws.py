@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flopwise.errors import FlopwiseError, one_line
-from flopwise.infer.evaluate import powers_of_two
 from flopwise.infer.samples import Samples
-from flopwise.infer.strategies import Choosing, make
+from flopwise.infer.strategies import make
 from flopwise.posttrain.laws import LAW_FILE, POINTS_FILE, Rows, answer
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
 
     Options of `thinking`: `strategies` (whose points are meant, by how their names begin; `budget`),
     `candidates`, `hold_out` (share of the points, the longest, that the fit does not see). Of `crossover`:
-    `strategy`, one that chooses among samples.
+    `strategy`, with which the smaller models answer.
     """
     from flopwise.flops.spend import Stopwatch
     from flopwise.records.folder import atomic_write
@@ -53,8 +52,9 @@ def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Callabl
             rows = thinking_rows(runs, options.get("strategies", "budget"))
             found = thinking(rows, options, folder.seed)
         else:
-            sides = [Side.read(run, name) for run, name in zip(runs, spec["runs"], strict=True)]
-            found = crossover(sides, str(options.get("strategy", "best_of_n:verifier")), folder.seed)
+            strategy = make(str(options.get("strategy", "best_of_n:verifier"))).name
+            sides = [Side.read(run, name, strategy) for run, name in zip(runs, spec["runs"], strict=True)]
+            found = crossover(sides, strategy, folder.seed)
             rows = found.pop("rows")
     except FlopwiseError as e:
         found = {"status": "refused", "text": f"no law: {one_line(str(e), 300)}"}
@@ -111,24 +111,60 @@ def thinking(rows: Rows, options: dict[str, Any], seed: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Side:
-    """One model of a crossover: its size (parameters without the tables) and its judged samples."""
+    """One model of a crossover: its size (parameters without the tables), its greedy answers [P] and their
+    FLOPs, and a strategy's values [budgets, P] with what each budget costs a question, cheapest first."""
 
     name: str
     size: float
-    samples: Samples
+    problems: list[str]
+    greedy: np.ndarray
+    greedy_flops: float
+    costs: np.ndarray
+    values: np.ndarray
 
     @classmethod
-    def read(cls, run: RunFolder, name: str) -> Side:
+    def read(cls, run: RunFolder, name: str, strategy: str) -> Side:
         """From a comparison's folder.
 
         Raises:
-            FlopwiseError: it holds no greedy answers, or the size is not known.
+            FlopwiseError: it has no such strategy, or its FLOPs or size are not known.
         """
         samples = Samples.load(run.path / SAMPLES_FILE)
+        content = json.loads((run.path / COMPARISON_FILE).read_bytes())
         size = (run.record().model or {}).get("n_params_non_embedding")
-        if samples.greedy is None or samples.greedy_flops is None or not size:
-            raise FlopwiseError(f"crossover: {name} has no greedy answers or no size; compare greedy too")
-        return cls(name, float(size), samples)
+        entry = next((e for e in content["strategies"] if e["name"] == strategy), None)
+        if entry is None:
+            there = ", ".join(e["name"] for e in content["strategies"])
+            raise FlopwiseError(f"crossover: {name} was not asked by {strategy[:40]}; there are {there}")
+        if samples.greedy is None or not size or any(q["flops"] is None for q in entry["points"]):
+            raise FlopwiseError(f"crossover: size or FLOPs of {name} are not known; compare a local model")
+        with np.load(run.path / SAMPLES_FILE, allow_pickle=False) as file:
+            values = file[f"curve_{strategy}"]
+        costs = np.array([q["flops"] for q in entry["points"]], dtype=float)
+        order = np.argsort(costs, kind="stable")
+        return cls(
+            name, float(size), samples.problems, samples.greedy.astype(float),
+            float(content["greedy"]["flops"]), costs[order], values[order],
+        )  # fmt: skip
+
+    def at(self, flops: float, draw: np.ndarray) -> float:
+        """Accuracy for so many FLOPs a question; 0 below the cost of the smallest budget."""
+        return float(np.interp(np.log(flops), np.log(self.costs), self._best(draw), left=0.0))
+
+    def reaches(self, accuracy: float, draw: np.ndarray) -> float:
+        """FLOPs from which on it is as good, between two budgets by the logarithm; infinite: never."""
+        value = self._best(draw)
+        if value[0] >= accuracy:
+            return float(self.costs[0])
+        if value[-1] < accuracy:
+            return float("inf")
+        i = int(np.argmax(value >= accuracy))
+        share = (accuracy - value[i - 1]) / (value[i] - value[i - 1])
+        return float(np.exp((1 - share) * np.log(self.costs[i - 1]) + share * np.log(self.costs[i])))
+
+    def _best(self, draw: np.ndarray) -> np.ndarray:
+        """Accuracy by budget on some problems, never falling: a budget need not be spent."""
+        return np.maximum.accumulate(self.values[:, draw].mean(axis=1))
 
 
 def crossover(sides: Sequence[Side], strategy: str, seed: int) -> dict[str, Any]:
@@ -136,100 +172,54 @@ def crossover(sides: Sequence[Side], strategy: str, seed: int) -> dict[str, Any]
     the smaller ones alone, beside what was measured.
 
     Raises:
-        FlopwiseError: fewer than three sizes, other problems, or a strategy that does not replay.
+        FlopwiseError: fewer than three sizes, or other problems.
     """
     sides = sorted(sides, key=lambda s: s.size)
     smaller, largest = sides[:-1], sides[-1]
     if len({s.size for s in sides}) < 3:
         raise FlopwiseError("crossover: needs three sizes: two to fit and one to predict")
-    if any(s.samples.problems != largest.samples.problems for s in smaller):
+    if any(s.problems != largest.problems for s in smaller):
         raise FlopwiseError("crossover: the comparisons ask other problems; give them the same number")
-    chooses = make(strategy)
-    if not isinstance(chooses, Choosing):
-        raise FlopwiseError(f"crossover: {strategy[:40]} does not choose among samples; name one that does")
-    curves = [_Curve.of(s, chooses) for s in smaller]
     rng = np.random.default_rng((seed, 17))
-    P = largest.samples.P
+    P = len(largest.problems)
     draws = [np.arange(P), *(rng.integers(0, P, P) for _ in range(DRAWS))]
     predicted = np.array([_extrapolated(smaller, largest.size, d) for d in draws])
-    truth = np.array([_greedy(largest, d) for d in draws])
-    own = float(np.mean(largest.samples.greedy_flops))
+    truth = np.array([largest.greedy[d].mean() for d in draws])
+    own = largest.greedy_flops
     rows: Rows = []
     entries = []
-    for side, curve in zip(smaller, curves, strict=True):
-        found = np.array([curve.reaches(g, d) for g, d in zip(predicted, draws, strict=True)])
-        measured = np.array([curve.reaches(g, d) for g, d in zip(truth, draws, strict=True)])
-        gain = np.array([curve.at(own, d) for d in draws])
-        entry = {
+    for side in smaller:
+        gain = np.array([side.at(own, d) for d in draws])
+        entry: dict[str, Any] = {
             "small": side.name, "large": largest.name,
-            "flops": _interval(found), "measured": _interval(measured),
+            "flops": _interval([side.reaches(g, d) for g, d in zip(predicted, draws, strict=True)]),
+            "measured": _interval([side.reaches(g, d) for g, d in zip(truth, draws, strict=True)]),
             "gain": _interval(gain - predicted), "measured_gain": _interval(gain - truth),
         }  # fmt: skip
         low, high = entry["flops"]["low"], entry["flops"]["high"]
         entry["inside"] = bool(low <= entry["measured"]["value"] <= high)
         entries.append(entry)
         rows += [
-            {"run": side.name, "N": side.size, "k": k, "C": float(c.mean()), "y": float(v.mean())}
-            for k, c, v in zip(curve.ks, curve.costs, curve.values, strict=True)
+            {"run": side.name, "N": side.size, "C": float(c), "y": float(v.mean())}
+            for c, v in zip(side.costs, side.values, strict=True)
         ]
-    accuracy = _interval(predicted) | {"measured": float(truth[0])}
+    accuracy: dict[str, Any] = _interval(predicted) | {"measured": float(truth[0])}
     accuracy["inside"] = bool(accuracy["low"] <= accuracy["measured"] <= accuracy["high"])
     return {
-        "status": "fitted", "strategy": chooses.name, "greedy": accuracy, "greedy_flops": own,
-        "entries": entries, "rows": rows, "text": words(chooses.name, largest.name, own, accuracy, entries),
+        "status": "fitted", "strategy": strategy, "greedy": accuracy, "greedy_flops": own,
+        "entries": entries, "rows": rows, "text": words(strategy, largest.name, own, accuracy, entries),
     }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Curve:
-    """Accuracy and cost of a strategy by problem, [P] for each k."""
-
-    ks: list[int]
-    values: list[np.ndarray]
-    costs: list[np.ndarray]
-
-    @classmethod
-    def of(cls, side: Side, strategy: Choosing) -> _Curve:
-        ks = powers_of_two(side.samples.n)
-        values = [strategy.replay(side.samples, k) for k in ks]
-        return cls(ks, values, [side.samples.cost(k, strategy.judge) for k in ks])
-
-    def _means(self, draw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """FLOPs of a question and accuracy, the latter never falling: a budget need not be spent."""
-        value = np.array([v[draw].mean() for v in self.values])
-        return np.array([c[draw].mean() for c in self.costs]), np.maximum.accumulate(value)
-
-    def at(self, flops: float, draw: np.ndarray) -> float:
-        """Accuracy for so many FLOPs; 0 below the cost of one sample."""
-        cost, value = self._means(draw)
-        return float(np.interp(np.log(flops), np.log(cost), value, left=0.0))
-
-    def reaches(self, accuracy: float, draw: np.ndarray) -> float:
-        """FLOPs from which on it is as good, between two budgets by the logarithm; infinite: never."""
-        cost, value = self._means(draw)
-        if value[0] >= accuracy:
-            return float(cost[0])
-        if value[-1] < accuracy:
-            return float("inf")
-        i = int(np.argmax(value >= accuracy))
-        share = (accuracy - value[i - 1]) / (value[i] - value[i - 1])
-        return float(np.exp((1 - share) * np.log(cost[i - 1]) + share * np.log(cost[i])))
-
-
-def _greedy(side: Side, draw: np.ndarray) -> float:
-    assert side.samples.greedy is not None
-    return float(side.samples.greedy[draw].mean())
 
 
 def _extrapolated(smaller: Sequence[Side], size: float, draw: np.ndarray) -> float:
     """Greedy accuracy of a larger size: the error is a power of the size."""
     half = 0.5 / len(draw)  # an error of nothing, or of all, is taken for half a problem
-    errors = np.clip([1 - _greedy(s, draw) for s in smaller], half, 1 - half)
+    errors = np.clip([1 - s.greedy[draw].mean() for s in smaller], half, 1 - half)
     slope, level = np.polyfit(np.log([s.size for s in smaller]), np.log(errors), 1)
     return float(1 - min(1.0, np.exp(level + slope * np.log(size))))
 
 
-def _interval(draws: np.ndarray) -> dict[str, float]:
+def _interval(draws: Sequence[float] | np.ndarray) -> dict[str, float]:
     """The first is the estimate; the others give its interval."""
     low, high = np.quantile(draws[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
     return {"value": float(draws[0]), "low": float(low), "high": float(high)}
