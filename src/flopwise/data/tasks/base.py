@@ -91,12 +91,17 @@ class Task(ABC, Generic[P]):
         about: one line, with the source where there is one.
         slices: every name that `slice_of` gives.
         max_tokens: enough for a worked solution, if each letter were a token.
+        continuation: what takes the place of an answer's end to make its writer think on, as "Wait" does for
+            models that think aloud (Muennighoff et al., s1, arXiv 2501.19393); None where nothing does.
+        early_answer: what opens or closes the answer where thinking is cut short; None where nothing does.
     """
 
     name: str
     about: str
     slices: tuple[str, ...] = ("all",)
     max_tokens: int = 64
+    continuation: str | None = None
+    early_answer: str | None = None
     letters: ClassVar[str] = "problem"
     """What `parse` expects, in words."""
 
@@ -141,6 +146,16 @@ class Task(ABC, Generic[P]):
     def steps(self, completion: str, problem: P | None = None) -> list[Step]:
         """Each written step, judged; none where the task knows no steps."""
         return []
+
+    def think_on(self, completion: str) -> str | None:
+        """A completion that has come to its end, or to that of a step, so changed that its writer thinks on;
+        None where it cannot be."""
+        return None if self.continuation is None else completion.rstrip() + self.continuation
+
+    def answer_now(self, completion: str) -> str | None:
+        """A completion cut short, so changed that its writer answers next, or that it has answered; None
+        where it cannot be."""
+        return None if self.early_answer is None else completion.rstrip() + self.early_answer
 
     def slice_of(self, problem: P) -> str:
         """The named part of the task that a problem is in, so that rare parts can be found and filled."""

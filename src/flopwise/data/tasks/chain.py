@@ -34,6 +34,7 @@ OPTIONS = {
 
 _V = "(0|[1-9][0-9]{0,5})"
 _LINE = re.compile(rf"{_V}([-+*]){_V}={_V}(?:>{_V}([-+/]){_V}={_V}(?:r{_V})?)?")
+_OPENED = re.compile(rf"{_V}[-+*]{_V}={_V}")
 _PROMPT = re.compile(r"([0-9]{1,2})((?:\s?,?\s?[-+*]\s?[0-9]{1,2}){2,8})\s?:?", re.ASCII)
 _OPERATION = re.compile(r"([-+*])\s?([0-9]{1,2})", re.ASCII)
 _INVERSE = {"+": "-", "-": "+", "*": "/"}
@@ -51,6 +52,8 @@ class Chain(ItemTask):
 
     about = f"chained + - * within 0 to {LIMIT}, worked step by step with checks and retries"
     max_tokens = 320
+    continuation = ">"
+    early_answer = "!"
 
     def __init__(self, name: str = "chain"):
         self.name = name
@@ -154,6 +157,32 @@ class Chain(ItemTask):
             start, done = int(match[4]), done + 1
         return out
 
+    def think_on(self, completion: str) -> str | None:
+        """The last line is to be checked; one that was is tried again if it is the last of the trace.
+
+        >>> [Chain().think_on(t) for t in ("1+2=3!", "1+2=3;", "1+2=3>3-2=1!", "1+2=3>3-2=1;", "1+2=4?")]
+        ['1+2=3>', '1+2=3>', '1+2=3>3-2=1?', None, None]
+        """
+        text = completion.strip()
+        body = text[:-1] if text[-1:] in ("!", ";") else text
+        line = _last_line(body)
+        if line and ">" not in line:
+            return body + self.continuation
+        return None if text.endswith((";", "?")) else body + "?"
+
+    def answer_now(self, completion: str) -> str | None:
+        """Closed after the last result there is; None before the first.
+
+        >>> [Chain().answer_now(t) for t in ("1+2=3;3+4=7>7-", "1+2=3;3+", "1+2=3;3+4=8>8-4=4?", "1+")]
+        ['1+2=3;3+4=7!', '1+2=3!', '1+2=3!', None]
+        """
+        line = _last_line(completion)
+        match = _OPENED.match(line)
+        if match:
+            return completion[: len(completion) - len(line)] + match[0] + self.early_answer
+        at = completion.rfind(";")
+        return completion[:at] + self.early_answer if at > 0 else None
+
     def question(self, problem: Item) -> str:
         """The problem in words."""
         start, operations = _read(problem)
@@ -164,6 +193,11 @@ class Chain(ItemTask):
             f"{start}{operations[0][0]}{operations[0][1]}=..., with ; after it and ! after "
             "the last, and nothing else."
         )
+
+
+def _last_line(text: str) -> str:
+    """What stands after the last mark."""
+    return text[max(text.rfind(";"), text.rfind("?")) + 1 :]
 
 
 def _apply(a: int, sign: str, b: int) -> int:

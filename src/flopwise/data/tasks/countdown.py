@@ -195,6 +195,33 @@ def searched(problem: Problem, seed: int, avoid: Collection[Key] = (), most: int
     return "".join(f"{text}?" for text, _ in ways[:found][-most:] if most) + ways[found][0] + "!"
 
 
+def think_on(completion: str) -> str | None:
+    """A search that has ended, its last way marked as a dead end, so that another is tried; None for a part.
+
+    >>> [think_on(text) for text in ("7+3=10,10+3=13!", "7+3=10,", "7+3=10,10+3=13?")]
+    ['7+3=10,10+3=13?', None, None]
+    """
+    text = completion.strip()
+    return None if text.endswith((",", "?")) else text.rstrip("!") + "?"
+
+
+def answer_now(completion: str) -> str:
+    """A search cut short: its last way closed as the answer if it has two steps, else taken back so that
+    another can be written.
+
+    >>> [answer_now(t) for t in ("7+3=10,10+3=13", "7+3=10,10+3=13?7*3=21,21", "7+3=10,10+3=13?7*")]
+    ['7+3=10,10+3=13!', '7+3=10,10+3=13?7*3=21,', '7+3=10,10+3=13?']
+    """
+    text = completion.strip().rstrip("!")
+    if text.endswith("?"):  # the last way, given up or not, is all there is
+        text = text.rstrip("?")
+    head = text[: text.rfind("?") + 1]
+    steps = text[len(head) :].split(",")
+    if len(steps) == 2 and all(_STEP.fullmatch(step) for step in steps):
+        return text + "!"
+    return head + (steps[0] + "," if len(steps) > 1 and _STEP.fullmatch(steps[0]) else "")
+
+
 def verify(problem: Problem, completion: str) -> bool:
     """Whether the completion ends in a right way to the target; dead ends before it are free.
 

@@ -41,6 +41,8 @@ class Countdown(Task[Problem]):
     """
 
     slices: tuple[str, ...] = ("sums", "product")
+    continuation = "?"
+    early_answer = "!"
 
     def __init__(self, name: str, about: str, largest: int, dead_ends: tuple[float, ...]):
         self.name, self.about = name, about
@@ -80,6 +82,14 @@ class Countdown(Task[Problem]):
     def steps(self, completion: str, problem: Problem | None = None) -> list[Step]:
         """Every step with its verdict, dead ends included."""
         return countdown.steps(completion, problem)
+
+    def think_on(self, completion: str) -> str | None:
+        """The last way is a dead end."""
+        return countdown.think_on(completion)
+
+    def answer_now(self, completion: str) -> str:
+        """The last way is the answer."""
+        return countdown.answer_now(completion)
 
     def slice_of(self, problem: Problem) -> str:
         """Whether a way without a product exists."""
