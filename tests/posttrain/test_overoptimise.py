@@ -8,17 +8,9 @@ import numpy as np
 import pytest
 
 from flopwise.infer.estimators import best_of_k
+from flopwise.infer.turnover import distance, fit_best_of_n, peak_best_of_n, sizes, turn_over
 from flopwise.laws.fitting import fit
-from flopwise.posttrain.overoptimise import (
-    distance,
-    fit_best_of_n,
-    fit_rl,
-    peak_best_of_n,
-    peak_rl,
-    sample_distance,
-    sizes,
-    turn_over,
-)
+from flopwise.posttrain.overoptimise import fit_rl, peak_rl, sample_distance
 
 N = sizes(64)
 

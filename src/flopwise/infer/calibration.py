@@ -24,10 +24,11 @@ def auc(scores: np.ndarray, right: np.ndarray) -> float:
     >>> auc(np.array([0.1, 0.4, 0.4, 0.9]), np.array([False, True, False, True]))
     0.875
     """
-    a, b = scores[right], scores[~right]
-    if not len(a) or not len(b):
+    good, bad = np.asarray(scores)[right], np.sort(np.asarray(scores)[~right])
+    if not len(good) or not len(bad):
         return float("nan")
-    return float((a[:, None] > b).mean() + (a[:, None] == b).mean() / 2)
+    below, upto = (np.searchsorted(bad, good, side).mean() for side in ("left", "right"))
+    return float((below + upto) / 2 / len(bad))
 
 
 def auc_within(scores: np.ndarray, right: np.ndarray, groups: np.ndarray) -> np.ndarray:
@@ -36,7 +37,9 @@ def auc_within(scores: np.ndarray, right: np.ndarray, groups: np.ndarray) -> np.
     Pooled over problems it mostly measures which problems are easy, which is no help in choosing among the
     answers to one.
     """
-    each = np.array([auc(scores[groups == g], right[groups == g]) for g in np.unique(groups)])
+    order = np.argsort(groups, kind="stable")
+    parts = np.split(order, np.flatnonzero(np.diff(np.asarray(groups)[order])) + 1)
+    each = np.array([auc(scores[rows], right[rows]) for rows in parts])
     return each[~np.isnan(each)]
 
 
