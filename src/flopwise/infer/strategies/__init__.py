@@ -31,6 +31,16 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "self_consistency": ("self_consistency:SelfConsistency", "the answer that most samples give"),
     "best_of_n": ("best_of_n:BestOfN", "the sample that a judge scores highest"),
     "weighted": ("weighted:Weighted", "the answer whose samples' scores by a judge sum to most"),
+    "beam": ("beam:Beam", "beam search: the steps of highest value go on in several ways"),
+    "dvts": ("dvts:Dvts", "several narrow beams that do not compete (diverse verifier tree search)"),
+    "lookahead": ("lookahead:Lookahead", "beam search by the value of what comes of a step"),
+    "rebase": ("rebase:Rebase", "steps go on in as many ways as their value's share of the budget"),
+    "mcts": ("mcts:Mcts", "Monte Carlo tree search with values of steps"),
+    "particle": ("particle:Particle", "steps drawn anew by their values' odds (particle filtering)"),
+    "revise": ("revise:Revise", "answers one after the other, each with those before it in view"),
+    "refine": ("refine:Refine", "an answer criticised and written again from its first wrong step"),
+    "mixed": ("mixed:Mixed", "several chains of revisions side by side"),
+    "budget": ("budget:Budget", "one trace forced to think longer, or cut short with an answer"),
 }
 """By name: MODULE:CLASS within this package, a frozen dataclass, and one line about it."""
 

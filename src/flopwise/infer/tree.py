@@ -1,0 +1,310 @@
+"""Trees of steps: searches over what a model may write, many side by side, one engine call a round for all.
+
+A search is a generator: it asks for texts to be gone on from (`Write`) and for values (`Judge`), so that it
+reads as one problem's algorithm and runs as a batch. Nothing a search gets depends on who runs beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from flopwise.infer.room import Row
+from flopwise.infer.strategies.base import Choice, Kind, TraceStep
+
+if TYPE_CHECKING:
+    from flopwise.infer.room import Room
+
+
+State = Literal["open", "done", "cut"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """What has been written so far for a problem.
+
+    `tokens` and `logprob` are of the whole, the latter in nats; `value` says how good it looks, NaN before it
+    was judged. A node is open, done (the completion came to its end) or cut (no room to go on). Its answer
+    are the tokens from `start` on.
+    """
+
+    problem: int
+    tokens: tuple[int, ...] = ()
+    logprob: float = 0.0
+    value: float = float("nan")
+    state: State = "open"
+    id: int = 0
+    parent: int | None = None
+    start: int = 0
+
+    @property
+    def rank(self) -> tuple[float, float, tuple[int, ...]]:
+        """To sort by, best first: value, then log-probability (where known), then text."""
+        value, logprob = (v if v == v else 0.0 for v in (self.value, self.logprob))
+        return (-value, -logprob, self.tokens)
+
+
+@dataclass(frozen=True)
+class Write:
+    """Asks for n ways to go on from each node, to the end of a step or (`whole`) of the completion, with at
+    most `limit` new tokens; answered with `room.Row`s, node-major, whose `parent` is a place in `nodes`."""
+
+    nodes: tuple[Node, ...]
+    n: int = 1
+    whole: bool = False
+    temperature: float | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Asks how good nodes look; answered with their values, or with `each` of their steps' values."""
+
+    nodes: tuple[Node, ...]
+    each: bool = False
+
+
+Search = Generator["Write | Judge", Any, None]
+"""What a strategy does for one problem, or for one of several branches that grow side by side."""
+Grown = Generator["Write | Judge", Any, list[Node]]
+
+
+class Tree:
+    """All nodes of one problem, in the order in which they came; node 0 is the bare prompt."""
+
+    def __init__(self, problem: int):
+        self.problem = problem
+        self.nodes = [Node(problem)]
+        self.kinds: list[Kind] = ["sample"]
+        self.notes: list[str] = [""]
+        self.answers: list[Node] = []
+        """Nodes that a choice is made among, open ones never."""
+        self.written = 0
+        """Tokens so far."""
+
+    @property
+    def root(self) -> Node:
+        """The bare prompt."""
+        return self.nodes[0]
+
+    @property
+    def full_length(self) -> float:
+        """Mean tokens of whole answers so far, from the root on; NaN before there is one."""
+        lengths = [len(a.tokens) - a.start for a in self.answers if a.state == "done"]
+        return float(np.mean(lengths)) if lengths else float("nan")
+
+    def add(self, node: Node, parent: Node, kind: Kind = "step", note: str = "") -> Node:
+        """Put a node under another; returns it with its id."""
+        placed = replace(node, id=len(self.nodes), parent=parent.id)
+        self.nodes.append(placed)
+        self.kinds.append(kind)
+        self.notes.append(note)
+        return placed
+
+    def put(
+        self, parent: Node, tokens: Sequence[int], kind: Kind, note: str = "", start: int = 0,
+        state: State = "open",
+    ) -> Node:  # fmt: skip
+        """A text that nobody wrote, to go on from or to answer with: a forced continuation, a critic's word,
+        a cut. Its log-probability is not known."""
+        node = Node(self.problem, tuple(tokens), float("nan"), state=state, start=start)
+        return self.add(node, parent, kind, note)
+
+    def note(self, node: Node, text: str) -> None:
+        """What the trace says of a node."""
+        self.notes[node.id] = text
+
+    def grow(
+        self, nodes: Sequence[Node], n: int = 1, kind: Kind = "step", judged: bool = True, keep: bool = True,
+        note: str = "", **how: Any,
+    ) -> Grown:  # fmt: skip
+        """Children of nodes, node-major; those that are not open become answers, unless `keep` is off.
+
+        `how` are settings of `Write`.
+        """
+        if not nodes:
+            return []
+        rows: list[Row] = yield Write(tuple(nodes), n, **how)
+        children = []
+        for row in rows:
+            node = nodes[row.parent]
+            state: State = "done" if row.ended else "open"
+            if not row.tokens or (how.get("whole") and not row.ended):
+                state = "cut"
+            child = replace(
+                node, tokens=node.tokens + row.tokens, logprob=node.logprob + row.logprob,
+                value=float("nan"), state=state,
+            )  # fmt: skip
+            self.written += len(row.tokens)
+            children.append(self.add(child, node, kind, note))
+        if judged:
+            children = yield from self.judge(children)
+        if keep:
+            self.answers += [c for c in children if c.state != "open"]
+        return children
+
+    def judge(self, nodes: Sequence[Node]) -> Grown:
+        """The nodes with their values; those that were cut are worth 0 and cost nothing."""
+        asked = [n for n in nodes if n.state != "cut"]
+        values = (yield Judge(tuple(asked))) if asked else []
+        found = dict(zip((n.id for n in asked), map(float, values), strict=True))
+        return [self.value(n, found.get(n.id, 0.0)) for n in nodes]
+
+    def value(self, node: Node, value: float) -> Node:
+        """The node with a value."""
+        self.nodes[node.id] = replace(node, value=value)
+        return self.nodes[node.id]
+
+    def path(self, node: Node) -> list[Node]:
+        """From the first step to the node."""
+        found = [self.nodes[node.id]]
+        while found[-1].parent:
+            found.append(self.nodes[found[-1].parent])
+        return found[::-1] if node.id else []
+
+    def trace(self, text: Callable[[Sequence[int]], str], choice: Choice) -> list[TraceStep]:
+        """All nodes as they were written, the votes for answers, and the decision."""
+        steps = []
+        for node, kind, note in zip(self.nodes[1:], self.kinds[1:], self.notes[1:], strict=True):
+            above = self.nodes[node.parent or 0].tokens
+            same = next((i for i, (a, b) in enumerate(zip(above, node.tokens, strict=False)) if a != b), None)
+            new = node.tokens[len(above) if same is None else same :]
+            value = None if np.isnan(node.value) else node.value
+            note = note or ("unfinished" if node.state == "cut" else "")
+            steps.append(TraceStep(node.id, node.parent or None, kind, text(new), value, note))
+        for answer, weight in choice.votes.items():
+            steps.append(TraceStep(len(steps) + 1, None, "vote", answer, weight))
+        chosen = None if choice.index is None else self.answers[choice.index].id
+        level = f"{choice.tied} were level, one was drawn" if choice.tied > 1 else ""
+        note = "abstains" if chosen is None else level
+        steps.append(TraceStep(len(steps) + 1, chosen, "stop", "", None, note))
+        return steps
+
+
+class Frontier:
+    """Open nodes, the best of which are gone on from. A beam forgets the others; a tree keeps them open and
+    may come back (best-first search)."""
+
+    def __init__(self, nodes: Sequence[Node], keep: bool = False):
+        self.nodes: list[Node] = []
+        self.keep = keep
+        self.add(nodes)
+
+    def take(self, width: int) -> list[Node]:
+        """The `width` best nodes."""
+        self.nodes.sort(key=lambda n: n.rank)
+        taken, rest = self.nodes[:width], self.nodes[width:]
+        self.nodes = rest if self.keep else []
+        return taken
+
+    def add(self, nodes: Sequence[Node]) -> None:
+        """More nodes; of those written alike one."""
+        self.nodes += distinct([n for n in nodes if n.state == "open"])
+
+
+def distinct(nodes: Sequence[Node]) -> list[Node]:
+    """The first of those that say the same."""
+    found: dict[tuple[int, ...], Node] = {}
+    for node in nodes:
+        found.setdefault(node.tokens, node)
+    return list(found.values())
+
+
+def spread(nodes: Sequence[Node], total: int) -> list[Node]:
+    """Nodes repeated so that they are `total`, the first ones once more than the last where it does not even
+    out.
+
+    >>> [n.id for n in spread([Node(0, id=1), Node(0, id=2)], 3)]
+    [1, 1, 2]
+    """
+    each, more = divmod(total, len(nodes))
+    return [node for i, node in enumerate(nodes) for _ in range(each + (i < more))]
+
+
+class Hands:
+    """Writes and judges for searches in a room.
+
+    Args:
+        by: who values a node: a scorer in the room, or `checker` (the task's own).
+        step: tokens of a step at most.
+    """
+
+    def __init__(self, room: Room, seed: int, by: str, step: int):
+        self.room, self.seed, self.by, self.step = room, seed, by, step
+
+    def write(self, asked: Sequence[Write], round_: int) -> list[list[Row]]:
+        """Rows for each request; requests of one kind are sampled together."""
+        out: list[list[Row]] = [[] for _ in asked]
+        kinds: dict[tuple[bool, int | None, float | None, int], list[int]] = {}
+        for i, a in enumerate(asked):
+            limit = a.limit if a.whole else min(self.step, a.limit or self.step)
+            kinds.setdefault((a.whole, limit, a.temperature, a.n), []).append(i)
+        for (whole, limit, temperature, n), places in kinds.items():
+            nodes = [(node.problem, node.tokens) for i in places for node in asked[i].nodes]
+            rows = iter(self._sample(nodes, n, limit, whole, round_, temperature))
+            for i in places:
+                for at in range(len(asked[i].nodes)):
+                    out[i] += [replace(next(rows), parent=at) for _ in range(n)]
+        return out
+
+    def _sample(
+        self, nodes: list[tuple[int, tuple[int, ...]]], n: int, limit: int | None, whole: bool, round_: int,
+        temperature: float | None,
+    ) -> list[Row]:  # fmt: skip
+        room = self.room
+        # A server leaves out the text it stopped at, so steps are cut here, from a longer piece.
+        hidden = not whole and room.cfg is None
+        stop = room.asked.stop if whole or hidden else [*room.asked.stop, *room.step_ends]
+        rows = room.sample(nodes, n, limit, stop, self.seed * 1_000_003 + round_, temperature)
+        return [first_step(r, room.step_ends) for r in rows] if hidden else rows
+
+    def judge(self, asked: Sequence[Judge]) -> list[list[Any]]:
+        """Values in [0, 1] for each request, of the nodes or of all their steps."""
+        places = [[(n.problem, n.tokens[n.start :]) for n in a.nodes] for a in asked]
+        plain = [i for i, a in enumerate(asked) if not a.each]
+        values = iter(self.room.values([node for i in plain for node in places[i]], self.by).tolist())
+        steps = [i for i, a in enumerate(asked) if a.each]
+        by = [f"{self.by}_last" if self.by == "process" else self.by]
+        found = iter(
+            self.room.candidates([node for i in steps for node in places[i]], scores=by) if steps else ()
+        )
+        return [[next(found).steps if a.each else next(values) for _ in a.nodes] for a in asked]
+
+
+def first_step(row: Row, ends: Sequence[int]) -> Row:
+    """A row up to the first token that closes a step; what comes after it is thrown away."""
+    at = next((i for i, token in enumerate(row.tokens[:-1]) if token in set(ends)), None)
+    if at is None:
+        return row
+    return replace(row, tokens=row.tokens[: at + 1], logprob=float("nan"), finished=True, ended=False)
+
+
+def drive(
+    searches: Sequence[Search], write: Callable[[Sequence[Write], int], list[list[Row]]],
+    judge: Callable[[Sequence[Judge]], list[list[Any]]],
+) -> None:  # fmt: skip
+    """Answer what searches ask until all have come to their end.
+
+    Values go before texts, so that all searches that write in a round do so together.
+    """
+    waiting = [(s, a) for s in searches if (a := next(s, None)) is not None]
+    round_ = 0
+    while waiting:
+        # All judges before any writer.
+        turn = Judge if any(isinstance(a, Judge) for _, a in waiting) else Write
+        asked: list[Any] = [a for _, a in waiting if isinstance(a, turn)]
+        answers = iter(judge(asked) if turn is Judge else write(asked, round_))
+        round_ += turn is Write
+        still: list[tuple[Search, Write | Judge]] = []
+        for search, question in waiting:
+            if not isinstance(question, turn):
+                still.append((search, question))
+                continue
+            try:
+                still.append((search, search.send(next(answers))))
+            except StopIteration:
+                continue
+        waiting = still
