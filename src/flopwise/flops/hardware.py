@@ -8,6 +8,7 @@ import os
 import platform
 import sys
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from flopwise.errors import FlopwiseError
@@ -110,3 +111,44 @@ def describe() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
     }
+
+
+@dataclass(frozen=True)
+class Profile:
+    """An accelerator as its maker describes it: what plans turn FLOPs into hours, money and carbon with."""
+
+    name: str
+    peak: float
+    """Dense matrix products in bfloat16, FLOP/s."""
+    bandwidth: float
+    """Reading its memory, bytes/s."""
+    memory: float
+    """Bytes."""
+    watts: float
+    """Maximal board power."""
+
+
+PROFILES = {
+    p.name: p
+    for p in (
+        Profile("a100", 312e12, 2.039e12, 80e9, 400.0),
+        Profile("h100", 989e12, 3.35e12, 80e9, 700.0),
+        Profile("h200", 989e12, 4.8e12, 141e9, 700.0),
+        Profile("b200", 2250e12, 8.0e12, 192e9, 1000.0),
+        Profile("mi300x", 1307e12, 5.3e12, 192e9, 750.0),
+        Profile("l40s", 362e12, 0.864e12, 48e9, 350.0),
+    )
+}
+"""Published by the makers (data sheets of the SXM, OAM or PCIe board, without sparsity)."""
+
+
+def profile(name: str) -> Profile:
+    """A profile by name.
+
+    Raises:
+        FlopwiseError: there is none of this name.
+    """
+    found = PROFILES.get(name.casefold())
+    if found is None:
+        raise FlopwiseError(f"hardware {name[:40]!r} is unknown; there are {', '.join(PROFILES)}")
+    return found

@@ -1,8 +1,9 @@
-"""Joint laws over pretraining, post-training and samples: their table from records, the form that predicts best.
+"""Joint laws over pretraining, post-training and samples: their table from records, the form that predicts
+best.
 
-A row is one model asked k times: N parameters, D pretraining tokens, `post` tokens of post-training, k samples,
-the share of problems that k samples solve (`coverage`), minus its logarithm (`nlp`), and `run`, the model, as
-all k come from the same samples.
+A row is one model asked k times: N parameters, D pretraining tokens, `post` tokens of post-training, k
+samples, the share of problems that k samples solve (`coverage`), minus its logarithm (`nlp`), and `run`, the
+model, as all k come from the same samples.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Trial:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The form that predicts held-out scale best, fitted to everything; the others stand by for the regret."""
+    """The form that predicts held-out scale best, fitted to everything; the others stand by for the
+    regret."""
 
     fit: Fit
     others: list[Fit]
@@ -114,8 +116,8 @@ def _descent(model: RunRecord, done: dict[str, RunRecord]) -> tuple[RunRecord | 
 def with_nlp(table: dict[str, Any]) -> dict[str, Any]:
     """The table with `nlp`, minus the logarithm of coverage, where it has none of its own.
 
-    The mean over problems of -log pass@k, which Train-to-Test's loss form was made for, is infinite as soon as
-    one problem was never solved; the logarithm of the mean is not.
+    The mean over problems of -log pass@k, which Train-to-Test's loss form was made for, is infinite as soon
+    as one problem was never solved; the logarithm of the mean is not.
     """
     if "nlp" in table or "coverage" not in table:
         return table
@@ -135,8 +137,8 @@ def choose(
 ) -> Chosen:  # fmt: skip
     """Fit every form without the models that are largest in `by` and judge it on them; then fit to all.
 
-    `by`: a column, or "C" for 6 N (D + post). Errors are of pass@k itself, whatever the form predicts, so that
-    loss forms and accuracy forms compete.
+    `by`: a column, or "C" for 6 N (D + post). Errors are of pass@k itself, whatever the form predicts, so
+    that loss forms and accuracy forms compete.
 
     Raises:
         FlopwiseError: no form can be fitted, or `by` does not vary.
@@ -162,7 +164,9 @@ def choose(
         except FlopwiseError as e:
             reasons.append(f"{name} was left out: {e}")
     if not found:
-        raise FlopwiseError(f"plan: no joint law can be fitted; {reasons[0] if reasons else 'none was given'}")
+        raise FlopwiseError(
+            f"plan: no joint law can be fitted; {reasons[0] if reasons else 'none was given'}"
+        )
     found.sort(key=lambda pair: len(get(pair[0].law).parameters))
     best = found[0]
     for pair in found[1:]:
