@@ -32,6 +32,7 @@ def command_line() -> typer.Typer:
         isoflop,
         laws,
         plan,
+        policy,
         posttrain,
         pretrain,
         report,
@@ -49,6 +50,7 @@ def command_line() -> typer.Typer:
             coverage,
             plan,
             infer,
+            policy,
             report,
             data,
         ):

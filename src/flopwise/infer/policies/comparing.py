@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from flopwise.infer.estimators import percentiles
 from flopwise.infer.policies.rules import rising
 
 DRAWS = 1000
@@ -62,6 +63,7 @@ def compare(
         Each has value, low, high; None where a curve does not reach that far. A low end of a saving is None
         where more than that share of resamples never reaches it.
     """
+    P = weight.shape[1]
     value, cost = curve.means(weight)
     base_value, base_cost = base.means(weight)
     at = np.full(len(weight), float(budget))
@@ -75,19 +77,21 @@ def compare(
     ratio = needed / np.minimum(at, base_cost[:, -1])
     ratio[np.isnan(wanted)] = np.nan
     return {
-        "name": curve.name, "accuracy": interval(reached, level), "cost": float(spent[0]),
-        "gain": interval(reached - wanted, level), "saving": interval(1 - ratio, level),
+        "name": curve.name, "accuracy": interval(reached, P, level), "cost": float(spent[0]),
+        "gain": interval(reached - wanted, P, level), "saving": interval(1 - ratio, P, level),
     }  # fmt: skip
 
 
-def interval(draws: np.ndarray, level: float = 0.95) -> dict[str, float | None]:
-    """The first as the value, quantiles of the others as the interval; None where it is not finite."""
+def interval(draws: np.ndarray, P: int, level: float = 0.95) -> dict[str, float | None]:
+    """The first as the value, and the ends of the expanded percentile interval of the others, which resampled
+    P problems; None where it is not finite."""
     value, rest = draws[0], draws[1:]
-    rest = np.sort(rest[~np.isnan(rest)])
+    rest = rest[~np.isnan(rest)]
     if np.isnan(value) or not len(rest):
         return {"value": None, "low": None, "high": None}
-    ends = [rest[round((len(rest) - 1) * q)] for q in (0.5 - level / 2, 0.5 + level / 2)]
+    # Saving -inf: the accuracy is never reached. Quantiles between such draws and others are not defined.
+    ends = percentiles(np.where(np.isinf(rest), -1e300, rest), P, level)
     return {
-        name: float(x) if np.isfinite(x) else None
+        name: float(x) if x > -1e100 else None
         for name, x in zip(("value", "low", "high"), (value, *ends), strict=True)
     }

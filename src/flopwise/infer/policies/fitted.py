@@ -8,14 +8,16 @@ every problem is judged once by a policy that never saw it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from flopwise.infer.policies.difficulty import Difficulty
+from flopwise.infer.policies.difficulty import Beta, Difficulty
 from flopwise.infer.policies.options import Option
-from flopwise.infer.policies.spending import Frontier
+from flopwise.infer.policies.spending import Frontier, spread
+from flopwise.infer.samples import Samples
+from flopwise.laws.counts import Counts
 
 STEPS = 32
 """Mean costs at which policies are fitted."""
@@ -97,8 +99,7 @@ def cross_fit(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Value and cost [P, T] of each problem under policies fitted without its fold; mean over repeats."""
     value, cost = np.zeros((P, len(budgets))), np.zeros((P, len(budgets)))
-    for repeat in range(repeats):
-        fold = np.random.default_rng((seed, repeat)).permutation(P) % folds
+    for fold in _folds(P, folds, repeats, seed):
         for f in range(folds):
             train, rows = np.flatnonzero(fold != f), fold == f
             options = build(train)
@@ -107,3 +108,40 @@ def cross_fit(
                 value[rows, t] += v[rows] / repeats
                 cost[rows, t] += c[rows] / repeats
     return value, cost
+
+
+def by_posterior(
+    held: Samples, rest: Samples, budgets: np.ndarray, known: np.ndarray, folds: int = 2, repeats: int = 5,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Value and cost [P, T] where answers can be checked: samples spread by each prompt's posterior.
+
+    The prior of chances comes from the other folds' held-out samples, and the posterior from the prompt's
+    own; a fold's mean cost is what it may spend, at least one sample of each.
+
+    Args:
+        held: samples that difficulty is taken from; `rest`: those that are evaluated.
+        known: what difficulty cost [P].
+    """
+    counts = Counts.judged(rest.correct)
+    each = rest.decode_flops.mean(axis=1)
+    right = held.correct.sum(axis=1)
+    value, cost = np.zeros((rest.P, len(budgets))), np.zeros((rest.P, len(budgets)))
+    for fold in _folds(rest.P, folds, repeats, seed):
+        for f in range(folds):
+            rows = np.flatnonzero(fold == f)
+            a, b = Beta.fit(held.correct[fold != f]).posterior(right[rows], held.n)
+            before = known[rows] + rest.prefill_flops[rows]
+            for t, budget in enumerate(budgets):
+                total = max(budget * len(rows) - before.sum(), each[rows].sum())
+                k = spread(a, b, each[rows], total, 1, rest.n)
+                solved = Counts(counts.n[rows], counts.c[rows], counts.stopped[rows]).pass_at(k)
+                value[rows, t] += solved / repeats
+                cost[rows, t] += (before + k * each[rows]) / repeats
+    return value, cost
+
+
+def _folds(P: int, folds: int, repeats: int, seed: int) -> Iterator[np.ndarray]:
+    """Which fold each problem is in [P], for each repeat."""
+    for repeat in range(repeats):
+        yield np.random.default_rng((seed, repeat)).permutation(P) % folds

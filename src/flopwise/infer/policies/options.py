@@ -7,16 +7,17 @@ walking through many random orders.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from flopwise.errors import FlopwiseError
-from flopwise.infer.estimators import best_of_k, majority_at_k, pass_at_k
+from flopwise.infer.estimators import best_of_k, pass_at_k
 from flopwise.infer.policies.rules import Accept, Rule, ScoreValue
 from flopwise.infer.policies.walk import Shuffled
 from flopwise.infer.samples import Samples
+from flopwise.infer.votes import majority_curve
 
 VERIFIER = "best_of_n:verifier"
 
@@ -80,20 +81,22 @@ def parallel(samples: Samples, strategy: str, ks: Sequence[int] | None = None) -
         cost = samples.cost(1) if samples.greedy_flops is None else samples.greedy_flops
         return [Option("greedy", samples.greedy.astype(float), np.asarray(cost, float), np.ones(P), zero)]
     judge = judge_of(strategy)
+    ks = sizes(samples.n) if ks is None else list(ks)
     found = []
-    for k in sizes(samples.n) if ks is None else ks:
-        value = _value(samples, strategy, k)
+    for k, value in zip(ks, _values(samples, strategy, ks), strict=True):
         found.append(Option(f"{strategy} x{k}", value, samples.cost(k, judge), np.full(P, float(k)), zero))
     return found
 
 
-def _value(samples: Samples, strategy: str, k: int) -> np.ndarray:
+def _values(samples: Samples, strategy: str, ks: Sequence[int]) -> Iterable[np.ndarray]:
+    """Chance [P] to be right with each number of samples."""
     if strategy == "self_consistency":
-        return majority_at_k(samples.correct, samples.answers, k)
+        return majority_curve(samples.correct, samples.answers, ks)
     if strategy == VERIFIER:
-        return pass_at_k(samples.correct, k)
+        return [pass_at_k(samples.correct, k) for k in ks]
     if strategy.startswith("best_of_n:"):
-        return best_of_k(samples.correct, samples.score(strategy.partition(":")[2]), k)
+        score = samples.score(strategy.partition(":")[2])
+        return [best_of_k(samples.correct, score, k) for k in ks]
     from flopwise.infer.strategies import Choosing, make
 
     made = make(strategy)
@@ -101,7 +104,7 @@ def _value(samples: Samples, strategy: str, k: int) -> np.ndarray:
         raise FlopwiseError(
             f"policy: {strategy} writes for itself, so that it cannot be replayed from samples"
         )
-    return made.replay(samples, k)
+    return [made.replay(samples, k) for k in ks]
 
 
 def stopping(
@@ -169,48 +172,21 @@ def accepting(samples: Samples, rule: Accept, caps: Sequence[int]) -> list[Optio
     score = np.nan_to_num(samples.score(rule.by), nan=-np.inf)
     accepted = score >= rule.dial
     good, n = accepted.sum(axis=1), samples.n
-    low = n - good
     counts = Counts.of(n, good)
     pays = samples.decode_flops + samples.score_flops.get(rule.by, 0.0)
     precision, dear = ((x * accepted).sum(axis=1) / np.maximum(good, 1) for x in (samples.correct, pays))
-    cheap = (pays * ~accepted).sum(axis=1) / np.maximum(low, 1)
-    ranked = _ranked(samples.correct, score)
+    cheap = (pays * ~accepted).sum(axis=1) / np.maximum(n - good, 1)
+    below = samples.correct & ~accepted
     by = "" if rule.by == "verifier" else f" at {rule.dial:.3g}"
     out = []
     for cap in caps:
         found = counts.pass_at(cap)
         taken = (n + 1 - (n + 1 - cap) * (1 - found)) / (good + 1)
-        value = found * precision + (1 - found) * _best_of_lowest(ranked, low, cap)
+        value = found * precision + best_of_k(below, score, cap)
         cost = samples.prefill_flops + found * dear + (taken - found) * cheap
         name = f"accept:{rule.by}{by} up to {cap}"
         out.append(Option(name, value, cost, taken, np.zeros(samples.P)))
     return out
-
-
-def _ranked(correct: np.ndarray, score: np.ndarray) -> np.ndarray:
-    """Chance [P, n] that the sample of each rank, worst first, is right; those level share theirs."""
-    order = np.argsort(score, axis=1, kind="stable")
-    ordered = np.take_along_axis(score, order, 1)
-    new = np.ones(score.shape, dtype=bool)
-    new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
-    group = np.cumsum(new.ravel()) - 1
-    right = np.take_along_axis(correct, order, 1).ravel().astype(float)
-    return (np.bincount(group, right) / np.bincount(group))[group].reshape(score.shape)
-
-
-def _best_of_lowest(ranked: np.ndarray, low: np.ndarray, k: int) -> np.ndarray:
-    """Chance [P] that the best of k from the `low` [P] worst samples is right; 0 where fewer than k are.
-
-    The one of rank r, from 0, is the best with chance C(r, k - 1) / C(low, k).
-    """
-    from scipy.special import gammaln
-
-    rank = np.arange(ranked.shape[1])
-    ways = gammaln(rank + 1) - gammaln(np.maximum(rank - k + 2, 1)) - gammaln(k)
-    m = np.maximum(low, k)
-    total = gammaln(m + 1) - gammaln(m - k + 1) - gammaln(k + 1)
-    inside = (rank >= k - 1) & (rank < low[:, None])
-    return np.where(inside, np.exp(np.minimum(ways - total[:, None], 0.0)) * ranked, 0.0).sum(axis=1)
 
 
 def score_rules(samples: Samples, judge: str, train: np.ndarray) -> list[Rule]:

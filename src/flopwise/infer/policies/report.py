@@ -11,7 +11,7 @@ import numpy as np
 from flopwise.errors import FlopwiseError
 from flopwise.infer.policies.comparing import Curve, compare, weights
 from flopwise.infer.policies.difficulty import Difficulty, default_signal
-from flopwise.infer.policies.fitted import STEPS, Build, cross_fit, fit
+from flopwise.infer.policies.fitted import STEPS, Build, by_posterior, cross_fit, fit
 from flopwise.infer.policies.options import (
     VERIFIER,
     Option,
@@ -25,8 +25,11 @@ from flopwise.infer.policies.rules import families
 from flopwise.infer.policies.spending import Frontier
 from flopwise.infer.policies.walk import Shuffled
 from flopwise.infer.samples import Samples
+from flopwise.infer.strategies.best_of_n import FREE
 
-LEAST_PROBLEMS = 20
+LEAST_PROBLEMS, FEW_PROBLEMS = 20, 100
+MC_TOLD = 0.001
+"""Standard error by random orders from which it is told."""
 
 
 def policies(
@@ -40,7 +43,8 @@ def policies(
     Uniform gives all prompts one strategy and number of samples, the best for the total. Adaptive gives all
     one stopping rule. By difficulty, each bin of prompts gets what is best for it. All are chosen on some
     problems and judged on others (cross-fitted), on samples that difficulty was not taken from, and pay for
-    what they use: prompts, samples, judges, difficulty (but for the row marked free).
+    what they use: prompts, samples, judges, difficulty (but for the row marked free). Where the verifier both
+    chooses and shows difficulty, samples are also spread by each prompt's posterior.
 
     Args:
         budget: for all problems together, in the samples' unit; or `each`, as much as so many samples of
@@ -56,7 +60,7 @@ def policies(
     Returns:
         `unit`, `budget`, `problems`, `samples` (evaluated, each), `uniform` (accuracy, cost and option),
         `policies` (see `comparing.compare`, with what the policy does when fitted on all problems), `table`
-        (difficulty and what to do), `beneath` (options that no price picks), `curves`.
+        (difficulty and what to do), `warnings`, `curves`.
 
     Raises:
         FlopwiseError: fewer than 20 problems or too few samples, a budget below one sample of each or no
@@ -73,7 +77,7 @@ def policies(
         held, rest = samples.split(m)
         difficulty = Difficulty.of(held, by)
     else:
-        rest, difficulty = samples, Difficulty.probe(probe, probe_cost)
+        held, rest, difficulty = None, samples, Difficulty.probe(probe, probe_cost)
     fixed = [o for s in strategies for o in parallel(rest, s)]
     judges = [j for s in strategies if (j := judge_of(s)) not in (None, "verifier")]
     shuffled = Shuffled(rest, orders, seed)
@@ -108,22 +112,43 @@ def policies(
     for name, (build, hard) in builds.items():
         value, cost = cross_fit(build, rest.P, budgets, hard, bins, folds, repeats, seed)
         curves[name] = Curve(name, value, cost)
+    if held is not None and difficulty.by == "verifier" and strategies == [VERIFIER]:
+        value, cost = by_posterior(held, rest, budgets, difficulty.cost, folds, repeats, seed)
+        curves["by posterior"] = Curve("by posterior", value, cost)
     weight = weights(rest.P, seed=seed)
     found = {n: compare(c, curves["uniform"], mean, weight, level) for n, c in curves.items()}
     for name, (_, hard) in builds.items():
         found[name]["does"] = _does(options[name], everyone, mean, hard, bins)
     base = found.pop("uniform")
-    count, depth = _beneath(options["uniform"], difficulty, bins)
-    mc = [float(np.sqrt(o.mc.sum())) / rest.P for o in options.get("adaptive", [])]
+    adaptive = options.get("adaptive", [])
     return {
         "unit": samples.unit, "budget": budget, "problems": rest.P, "samples": rest.n, "level": level,
         "strategies": strategies,
         "difficulty": {"by": difficulty.by, "m": difficulty.m, "cost": float(difficulty.cost.mean())},
         "uniform": {key: base[key] for key in ("accuracy", "cost", "does")},
         "policies": list(found.values()), "table": found["by difficulty"]["does"],
-        "beneath": {"options": count, "deepest": depth}, "mc_se": max(mc, default=0.0),
+        "warnings": _warnings(rest, judges, adaptive, _beneath(options["uniform"], difficulty, bins)),
         "curves": [{"name": n, "points": _points(budgets, curve)} for n, curve in curves.items()],
     }  # fmt: skip
+
+
+def _warnings(
+    samples: Samples, judges: Sequence[str | None], adaptive: Sequence[Option], beneath: tuple[int, float]
+) -> list[str]:
+    found = []
+    if free := [str(j) for j in judges if j not in samples.score_flops and j not in FREE]:
+        found.append(f"what {', '.join(free)} costs is not known and not counted")
+    mc = max((float(np.sqrt(o.mc.sum())) / samples.P for o in adaptive), default=0.0)
+    if mc > MC_TOLD:
+        found.append(f"random orders add up to {mc:.1%} (one standard error) to an adaptive accuracy")
+    if beneath[0]:
+        found.append(
+            f"curves are not concave: {beneath[0]} options lie under the hull of their bin, by up to "
+            f"{beneath[1]:.1%}, and are never chosen"
+        )
+    if samples.P < FEW_PROBLEMS:
+        found.append(f"{samples.P} problems, of which half are learned from, are few to choose a policy by")
+    return found
 
 
 def _points(budgets: np.ndarray, curve: Curve) -> list[dict[str, float]]:
@@ -187,8 +212,3 @@ def _beneath(options: Sequence[Option], difficulty: Difficulty, bins: int) -> tu
         for g in np.unique(kind)
     ]
     return Frontier(curves).beneath
-
-
-def checkable(strategies: Sequence[str]) -> bool:
-    """Whether a policy needs the verifier when it is asked."""
-    return VERIFIER in strategies

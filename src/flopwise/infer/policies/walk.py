@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 
 from flopwise.errors import FlopwiseError
-from flopwise.infer.estimators import cast_votes
 from flopwise.infer.samples import Samples
+from flopwise.infer.votes import cast_votes
 
 CELLS = 1 << 20
 """Rows times samples held at a time."""
