@@ -41,6 +41,7 @@ REGISTRY: dict[str, tuple[str, str]] = {
     "refine": ("refine:Refine", "an answer criticised and written again from its first wrong step"),
     "mixed": ("mixed:Mixed", "several chains of revisions side by side"),
     "budget": ("budget:Budget", "one trace forced to think longer, or cut short with an answer"),
+    "adaptive": ("adaptive:Adaptive", "samples until a rule has seen enough, each prompt by itself"),
 }
 """By name: MODULE:CLASS within this package, a frozen dataclass, and one line about it."""
 
