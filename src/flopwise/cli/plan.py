@@ -4,23 +4,76 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flopwise.cli.shared import number
+from flopwise.cli.shared import number, pairs
 from flopwise.errors import FlopwiseError
+
+if TYPE_CHECKING:
+    from flopwise.laws import Fit
 
 What = Annotated[
     list[str], typer.Argument(metavar="FIT...", help="Fits (JSON), or one folder of runs with a plan in it.")
 ]
-Budget = Annotated[str, typer.Option("--budget", help="FLOPs to spend in all, as 1e21 or 5 PF-days.")]
+Budget = Annotated[str | None, typer.Option("--budget", help="FLOPs to spend in all, as 1e21 or 5 PF-days.")]
 Demand = Annotated[
     str,
     typer.Option("--demand", help="With fits: tokens to be processed at inference over its life, as 2T."),
 ]
 Questions = Annotated[str | None, typer.Option("--questions", help="With runs: questions to be answered.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_ASKED, _LIMITS, _MACHINE = "Demand", "Limits", "Hardware"
+
+
+def _option(name: str, text: str, panel: str) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=panel)
+
+
+Queries = Annotated[
+    str | None,
+    _option("--queries", "Questions over the model's life, each with a prompt and samples.", _ASKED),
+]
+Prompt = Annotated[str | None, _option("--prompt-tokens", "Tokens of a question.", _ASKED)]
+Answer = Annotated[str | None, _option("--answer-tokens", "Tokens of one answer.", _ASKED)]
+Most = Annotated[
+    str | None, _option("--samples-max", "Most samples a question; else as many as fitted.", _ASKED)
+]
+Accuracy = Annotated[
+    str | None, _option("--target-accuracy", "Find the least budget for this share of right answers.", _ASKED)
+]
+Loss = Annotated[str | None, _option("--target-loss", "Find the least budget for this loss.", _ASKED)]
+Memory = Annotated[str | None, _option("--memory", "At inference, as 16GB.", _LIMITS)]
+Latency = Annotated[str | None, _option("--latency", "To answer a question, as 2s.", _LIMITS)]
+Data = Annotated[
+    str | None, _option("--data", "Unique tokens there are, as 100B; more is repetition.", _LIMITS)
+]
+Base = Annotated[str | None, _option("--base", "Start from this model: N=7B,D=1T.", _LIMITS)]
+Deadline = Annotated[str | None, _option("--deadline", "For all training, as 30d.", _LIMITS)]
+Hardware = Annotated[str | None, _option("--hardware", "a100, h100, h200, b200, mi300x, l40s.", _MACHINE)]
+Price = Annotated[float | None, _option("--price", "Of one device for one hour, in your money.", _MACHINE)]
+Mfu = Annotated[float | None, _option("--mfu", "Share of the peak that training reaches.", _MACHINE)]
+Serving = Annotated[
+    float | None, _option("--serving-mfu", "Share of the peak that serving reaches.", _MACHINE)
+]
+Devices = Annotated[float | None, _option("--devices", "How many train at once.", _MACHINE)]
+Carbon = Annotated[float | None, _option("--carbon", "kg of CO2 for a kWh.", _MACHINE)]
+TrainCost = Annotated[
+    float,
+    _option("--train-cost", "FLOPs per parameter and token trained; measure it at small width.", _MACHINE),
+]
+AnswerCost = Annotated[float, _option("--answer-cost", "FLOPs per parameter and token answered.", _MACHINE)]
+Joint = Annotated[
+    bool, typer.Option("--joint", help="With runs: fit joint laws to all sampled models, and plan by these.")
+]
+Methods = Annotated[
+    str | None, typer.Option("--methods", help="With --joint: kinds of post-training to count, as sft,rl.")
+]
+Out = Annotated[Path | None, typer.Option("--out", help="Keep the plan in this file, for `flopwise verify`.")]
+_SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "min": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_BYTES = {"": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
+          "kib": 2.0**10, "mib": 2.0**20, "gib": 2.0**30, "tib": 2.0**40}  # fmt: skip
 
 
 def register(app: typer.Typer) -> None:
@@ -29,49 +82,119 @@ def register(app: typer.Typer) -> None:
 
 
 def plan(
-    what: What, budget: Budget, demand: Demand = "0", questions: Questions = None, as_json: Json = False
-) -> None:
+    what: What, budget: Budget = None, demand: Demand = "0", questions: Questions = None,
+    queries: Queries = None, prompt_tokens: Prompt = None, answer_tokens: Answer = None,
+    samples_max: Most = None, target_accuracy: Accuracy = None, target_loss: Loss = None,
+    memory: Memory = None, latency: Latency = None, data: Data = None, base: Base = None,
+    deadline: Deadline = None, hardware: Hardware = None, price: Price = None, mfu: Mfu = None,
+    serving_mfu: Serving = None, devices: Devices = None, carbon: Carbon = None,
+    train_cost: TrainCost = 6.0, answer_cost: AnswerCost = 2.0, joint: Joint = False,
+    methods: Methods = None, out: Out = None, as_json: Json = False,
+) -> None:  # fmt: skip
     """Where the next FLOP should go.
 
-    From fits of laws in N and D: the size and the tokens that give the lowest loss for a budget that also
-    pays for the demand at inference. From a folder of runs (flopwise demo): which model to make and how to
-    ask it, over pretraining, post-training and samples at test time.
+    From fits of laws in N and D (and post-training and samples, where a law knows them): the split that is
+    best for a budget that also pays for the demand at inference, or the least budget for a target. From a
+    folder of runs (flopwise demo): which model to make and how to ask it, over pretraining, post-training and
+    samples at test time.
     """
-    flops = number(budget, "--budget in FLOPs")
-    tokens = number(demand, "--demand in tokens") if demand != "0" else 0.0
-    asked = number(questions, "--questions") if questions is not None else None
     folders = [w for w in what if Path(w).is_dir()]
     if folders and len(what) > 1:
         raise FlopwiseError(
             f"plan: give fits, or one folder of runs; {folders[0]} is a folder among {len(what)} arguments"
         )
-    if folders:
+    if out and (out.is_dir() or not out.absolute().parent.is_dir()):
+        raise FlopwiseError(f"plan: --out {out} cannot be written: give a file in a folder that exists")
+    flops = None if budget is None else number(budget, "--budget in FLOPs")
+    if folders and not joint:
+        if flops is None:
+            raise FlopwiseError("plan: a folder of runs needs --budget, in FLOPs")
+        asked = number(questions, "--questions") if questions is not None else None
         _from_runs(Path(folders[0]), flops, asked, as_json)
-    elif asked is not None:
-        raise FlopwiseError("plan: --questions goes with a folder of runs; for fits give --demand in tokens")
-    else:
-        _from_fits(what, flops, tokens, as_json)
+        return
+    if questions is not None:
+        raise FlopwiseError(
+            "plan: --questions goes with a folder of runs; for fits give --demand in tokens, or --queries"
+        )
+    given: dict[str, Any] = {
+        "demand": number(demand, "--demand in tokens") if demand != "0" else 0.0,
+        "target": None if target_loss is None else number(target_loss, "--target-loss"),
+        "target_accuracy": None if target_accuracy is None else number(target_accuracy, "--target-accuracy"),
+        "memory": _measure(memory, _BYTES, "--memory", "16GB"),
+        "latency": _measure(latency, _SECONDS, "--latency", "2s"),
+        "deadline": _measure(deadline, _SECONDS, "--deadline", "30d"),
+        "data": None if data is None else number(data, "--data in tokens"),
+        "samples_max": None if samples_max is None else number(samples_max, "--samples-max"),
+        "base": _base(base), "hardware": hardware, "price": price, "mfu": mfu, "serving_mfu": serving_mfu,
+        "devices": devices, "carbon": carbon, "train_cost": train_cost, "answer_cost": answer_cost,
+    }  # fmt: skip
+    for name, text in (
+        ("queries", queries), ("prompt_tokens", prompt_tokens), ("answer_tokens", answer_tokens)
+    ):  # fmt: skip
+        given[name] = 0.0 if text is None else number(text, f"--{name.replace('_', '-')}")
+    fits, reasons = _joint(folders[0], methods) if folders else (_read(what), [])
+    _from_fits(fits, flops, given, out, as_json, reasons)
 
 
-def _from_fits(paths: list[str], budget: float, demand: float, as_json: bool) -> None:
+def _read(paths: list[str]) -> list[Fit]:
     from flopwise.laws import Fit
+
+    return [Fit.from_json(p) for p in paths]
+
+
+def _joint(folder: str, methods: str | None) -> tuple[list[Fit], list[str]]:
+    """Joint laws fitted to all sampled models of a folder, the chosen one first, and why it was."""
+    from flopwise.laws.law import get
+    from flopwise.plan.joint_law import choose, observations
+
+    kept = [m.strip() for m in methods.split(",")] if methods else None
+    chosen = choose(observations(folder, kept), by="N")
+    same = [f for f in chosen.others if get(f.law).target == chosen.fit.form.target]
+    return [chosen.fit, *same], chosen.reasons
+
+
+def _measure(text: str | None, units: dict[str, float], name: str, example: str) -> float | None:
+    """A time in seconds or a size in bytes, as people write them."""
+    import re
+
+    if text is None:
+        return None
+    parts = re.fullmatch(r"\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", text.casefold())
+    try:
+        value = float(parts[1]) * units[parts[2]] if parts else 0.0
+    except (ValueError, KeyError):
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise FlopwiseError(f"plan: {name} is {text[:40]!r}, must be as {example}")
+    return value
+
+
+def _base(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    found = {name: number(v, name) for name, v in pairs([text], "N=7B").items()}
+    if set(found) != {"N", "D"}:
+        raise FlopwiseError(f"plan: --base is {text[:60]!r}, must be as N=7B,D=1T")
+    return found["N"], found["D"]
+
+
+def _from_fits(
+    fits: list[Fit], budget: float | None, given: dict[str, Any], out: Path | None, as_json: bool,
+    reasons: list[str],
+) -> None:  # fmt: skip
     from flopwise.plan.frontier import plan as make
 
-    made = make([Fit.from_json(p) for p in paths], budget, demand)
+    made = make(fits, budget, **given)
+    if out:
+        made.to_json(out)
     if as_json:
-        typer.echo(json.dumps(made.to_dict(), indent=1))
+        typer.echo(json.dumps(made.to_dict() | ({"chosen_because": reasons} if reasons else {}), indent=1))
         return
-    for s in (made.best, *made.others):
-        typer.echo(
-            f"{s.law}: N {s.N:.3g} ({_span(s.intervals['N'])}), D {s.D:.3g} ({_span(s.intervals['D'])}), "
-            f"{s.D / s.N:.3g} tokens a parameter\n"
-            f"    loss {s.loss:.4g} ({_span(s.intervals['loss'])}), {s.train_flops:.3g} FLOPs to train, "
-            f"{s.inference_flops:.3g} to answer; {s.extrapolation:.3g} times beyond the runs that were fitted"
-        )
-    for law, loss in made.best.regret.items():
-        typer.echo(f"If {law} is right instead, this split gives away {loss:.2g} nats per token.")
-    for warning in dict.fromkeys(w for s in (made.best, *made.others) for w in s.warnings):
-        typer.echo(f"mind: {warning}")
+    from flopwise.cli.plan_show import show
+
+    for reason in reasons:
+        typer.echo(reason)
+    show(made)
 
 
 def _from_runs(folder: Path, budget: float, questions: float | None, as_json: bool) -> None:
@@ -123,7 +246,3 @@ def _short(option: dict[str, Any] | None) -> str:
         if option is None
         else escape(f"{option['model']}, {option['strategy']} x{option['n']}: {option['accuracy']:.1%}")
     )
-
-
-def _span(ends: tuple[float, float]) -> str:
-    return f"{ends[0]:.3g} to {ends[1]:.3g}"
