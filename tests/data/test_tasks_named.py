@@ -63,5 +63,6 @@ def test_a_search_tries_distinct_ways_until_one_works() -> None:
         short = narrow.demonstration(p, 0, avoid)
         assert short.count("?") == min(3, len(dead)) and short.endswith(f"{last}!")
         assert wide.verify(p, text) and narrow.verify(p, short)
+        assert wide.think_on(text) is None and wide.answer_now(text[:-1]) == text
     assert max(wide.demonstration(p, 0).count("?") for p in problems) > 12
     assert max(len(attempts(p.key[0])) for p in problems) <= MOST_DEAD_ENDS + 1

@@ -247,6 +247,8 @@ class PosttrainRecipe(Section):
 
     def _problems_suffice(self, data: PosttrainData) -> None:
         """Fewer problems than a run says it was judged on would go unseen."""
+        if not self.runs and not self.evaluate.bases:
+            return
         wanted = (("val_problems", self.val_problems, "val_problems"),
                   ("evaluate.problems", self.evaluate.problems, "test_problems"))  # fmt: skip
         for key, number, pool in wanted:

@@ -213,8 +213,8 @@ def crossover(sides: Sequence[Side], strategy: str, seed: int) -> dict[str, Any]
 
 def _extrapolated(smaller: Sequence[Side], size: float, draw: np.ndarray) -> float:
     """Greedy accuracy of a larger size: the error is a power of the size."""
-    half = 0.5 / len(draw)  # an error of nothing, or of all, is taken for half a problem
-    errors = np.clip([1 - s.greedy[draw].mean() for s in smaller], half, 1 - half)
+    half = 0.5 / len(draw)  # no error at all is taken for half a problem
+    errors = np.maximum([1 - s.greedy[draw].mean() for s in smaller], half)
     slope, level = np.polyfit(np.log([s.size for s in smaller]), np.log(errors), 1)
     return float(1 - min(1.0, np.exp(level + slope * np.log(size))))
 

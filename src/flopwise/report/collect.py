@@ -34,6 +34,9 @@ Keys of the results (missing numbers are null; each section's `missing` says in 
   pass_at_16 with standard errors over problems and seeds, `change` from its start and `versus` its control,
   paired; spend, `beyond_flops` of all it was made from but its start; alarm; curves), `others` (scorers,
   data), `laws`, `overoptimised` (true and learned reward against sqrt KL).
+- `comparisons`: of strategies at test time, `entries` (model, task, `greedy`, `strategies` with their
+  points: n, value, low, high, and flops, tokens and seconds of a question; `frontier`, `searches` against
+  best-of-n for the same FLOPs, `savings`, `examples`), `laws` (thinking, crossover).
 - `rungs`: `points`, every measured run with its losses by corpus; `seed_noise`. `isoflop`: by variant,
   budgets with parabola and minimum, exponents of N* and D* in C. `tuning`: searches over the rates.
 - `savings`: training FLOPs `spent` on branched trunks, of the same runs made apart (`separate`) and of the
@@ -71,6 +74,7 @@ from flopwise.report.law3 import collect_testtime
 from flopwise.report.posttraining import collect_experiment, is_posttraining
 from flopwise.report.posttraining_headline import posttraining_headline
 from flopwise.report.runs import MISSHAPEN, Runs, clean, misshapen, number
+from flopwise.report.testtime import collect_comparisons
 
 SCHEMA = 1
 TELL: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -115,6 +119,8 @@ def collect(folder: str | Path) -> dict[str, Any]:
     if results["kind"] == "posttrain":
         empty: dict[str, Any] = {"entries": [], "others": [], "laws": [], "overoptimised": []}
         results["methods"] = empty | _section("The methods", collect_experiment, runs)
+        none: dict[str, Any] = {"entries": [], "findings": [], "laws": []}
+        results["comparisons"] = none | _section("The comparisons", collect_comparisons, runs)
     return _told(results, runs)
 
 

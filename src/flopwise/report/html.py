@@ -14,6 +14,7 @@ from flopwise.report import (
     figures_posttraining,
     figures_questions,
     figures_rungs,
+    figures_testtime,
     format,
     ladder_headline,
 )
@@ -32,7 +33,8 @@ PARTS = {
     },
     "family": {"family_head": "", "family": "Family tree", "numbers": "Numbers"},
     "posttrain": {
-        "post_head": "", "post_methods": "Methods", "family": "Family tree", "numbers": "Numbers",
+        "post_head": "", "post_methods": "Methods", "post_testtime": "Test time", "family": "Family tree",
+        "numbers": "Numbers",
     },
 }  # fmt: skip
 """Sections of the page by kind of experiment, with their names in the page's navigation."""
@@ -93,7 +95,7 @@ def _part(environment: Any, name: str, results: dict[str, Any]) -> Any:
 
     shown = {
         "r": results, "fig": figures, "ask": figures_questions, "lad": figures_ladder,
-        "rung": figures_rungs, "post": figures_posttraining,
+        "rung": figures_rungs, "post": figures_posttraining, "tt": figures_testtime,
         "said": ladder_headline.value,
         "nothing": format.NOTHING,
     }  # fmt: skip

@@ -16,6 +16,7 @@ from flopwise.flops.spend import Spend
 from flopwise.infer.estimators import pass_at_k
 from flopwise.records.record import RunRecord
 from flopwise.report.runs import Runs, number
+from flopwise.report.testtime import LAWS
 
 MEASURES = ("greedy", "pass_at_1", "pass_at_16")
 CLEAR = 2.0
@@ -26,7 +27,7 @@ OTHERS = ("reward", "synthesize", "evaluate")
 
 def is_posttraining(runs: Runs) -> bool:
     """Whether the folder is an experiment of law 2: policies were made and there is no ladder's law."""
-    made = any(runs.find(kind) for kind in POLICIES)
+    made = any(runs.find(kind) for kind in POLICIES) or bool(runs.find("evaluate", "compare"))
     return made and not runs.find("fit", "pretraining_law") and not runs.find("plan")
 
 
@@ -35,11 +36,15 @@ def collect_experiment(runs: Runs) -> dict[str, Any]:
     keys = _Keys(runs)
     groups: dict[str, list[RunRecord]] = {}
     for record in runs.done.values():
-        if record.kind in (*POLICIES, *OTHERS):
+        if record.kind in (*POLICIES, *OTHERS) and record.method != "compare":
             groups.setdefault(keys.of(record.id), []).append(record)
     entries = [_entry(runs, keys, groups, g) for g in groups.values() if g[0].kind in POLICIES]
     others = [_other(g) for g in groups.values() if g[0].kind in OTHERS]
-    laws = [found for r in runs.find("fit", "posttraining_law") if (found := runs.json(r, "law.json"))]
+    laws = [
+        found
+        for r in runs.find("fit", "posttraining_law")
+        if (found := runs.json(r, "law.json")) and found.get("method") not in LAWS
+    ]
     overoptimised = [
         {"name": _label(r), **{key: r.extra[key] for key in ("best_of_n", "rl") if r.extra.get(key)}}
         for r in runs.find("evaluate", "overoptimise")

@@ -15,7 +15,8 @@ def posttraining_headline(results: dict[str, Any]) -> dict[str, Any]:
     findings = [finding(e) for e in entries]
     best = max(entries, key=lambda e: _gain(e, "greedy"), default=None)
     if best is None or "greedy" not in best["change"]:
-        return {"answer": None, "expects": None, "findings": findings}
+        told = results["comparisons"]["findings"]
+        return {"answer": told[0].rstrip(".") if told else None, "expects": None, "findings": findings}
     change = best["change"]["greedy"]
     if change["value"] <= 0:
         answer = f"No method gained greedy accuracy on its start; {best['name']} lost least"

@@ -151,6 +151,11 @@ class SearchedCountdown(Countdown):
         """Ways in a random order until one works."""
         return countdown.searched(problem, seed, avoid, self.most)  # type: ignore[arg-type]
 
+    def think_on(self, completion: str) -> str | None:
+        """A search that ended has found what it sought: its dead ends are marked as such, so a budget only
+        cuts it short."""
+        return None
+
 
 class RareCountdown(Countdown):
     """Countdown where one problem in a hundred has a number from 21 to 30, which the others never have.
