@@ -6,7 +6,9 @@ import typer
 from typer.testing import CliRunner
 
 from flopwise.cli import infer
+from flopwise.cli.answers import printable
 from flopwise.errors import FlopwiseError
+from flopwise.infer.samples import Samples
 
 app = typer.Typer()
 infer.register(app)
@@ -101,15 +103,23 @@ def test_solve_json_by_a_reward_model(tiny_run):
     )
 
 
-def test_eval_asks_the_test_split(tiny_run):
-    settings = ("--problems", 40, "--max-tokens", 24, "--json")
-    greedy = json.loads(run("eval", tiny_run / "sft", "--strategy", "greedy", *settings))
-    best = json.loads(run("eval", tiny_run / "sft", "--strategy", "best_of_n", "-n", 8, *settings))
-    assert greedy["n_problems"] == 40 and not greedy["maybe_seen"]
-    assert greedy["low"] <= greedy["value"] <= greedy["high"]
-    assert best["flops_per_question"]["total"] > 4 * greedy["flops_per_question"]["total"]
-    text = run("eval", tiny_run / "sft", *settings[:-1])
-    assert "standard error" in text and "FLOPs per question" in text and "test split of" in text
+def test_eval_compares_strategies_on_the_test_split(tiny_run, tmp_path):
+    names = "self_consistency,greedy,best_of_n"
+    settings = ("--problems", 40, "--max-tokens", 24, "--strategy", names, "-n", 4)
+    found = json.loads(run("eval", tiny_run / "sft", *settings, "--json"))
+    assert found["n_problems"] == 40 and not found["maybe_seen"] and found["unit"] == "FLOPs"
+    vote, greedy, best = found["strategies"]
+    assert [p["n"] for p in best["points"]] == [1, 2, 4] and [p["n"] for p in greedy["points"]] == [1]
+    assert all(p["low"] <= p["value"] <= p["high"] for s in found["strategies"] for p in s["points"])
+    assert best["points"][2]["flops"] > 2 * greedy["points"][0]["flops"]
+    assert best["points"][2]["difference"]["value"] == pytest.approx(
+        best["points"][2]["value"] - vote["points"][2]["value"]
+    )
+    text = run("eval", tiny_run / "sft", *settings, "-o", tmp_path)
+    assert "accuracy (95%)" in text and "best at no more FLOPs" in text and "test split of" in text
+    assert Samples.load(tmp_path / "samples.npz").n == 4
+    assert "<svg" in (tmp_path / "comparison.svg").read_text()
+    assert json.loads((tmp_path / "comparison.json").read_text())["frontier"] == found["frontier"]
 
 
 @pytest.mark.parametrize(
@@ -119,7 +129,7 @@ def test_eval_asks_the_test_split(tiny_run):
         (["solve", "nowhere", "-p", "1 2 = 6", "--task", "countdown"], "is no problem"),
         (["solve", "nowhere", "-p", "1 2 3 = 6", "--strategy", "luck"], "strategy is 'luck'"),
         (["solve", "nowhere", "-p", "1 2 3 = 6", "--by", "luck"], "by is 'luck'"),
-        (["solve", "nowhere", "-p", "1 2 3 = 6", "--by", "reward"], "go together"),
+        (["solve", "nowhere", "-p", "1 2 3 = 6", "--by", "reward"], "is not there; name it with --reward"),
         (["solve", "nowhere", "-p", "1 2 3 = 6", "-n", "1000000000000"], "exceed 500,000"),
         (["eval", "nowhere", "--problems", "1"], "at least 2"),
         (["eval", "nowhere"], "no folder with a config.json"),
@@ -131,7 +141,7 @@ def test_bad_requests_are_one_line(arguments, message):
 
 
 def test_what_a_model_writes_cannot_steer_the_terminal():
-    assert infer._printable("a\x1b[2Jb\r\nc") == "a\\x1b[2Jb\\r\\nc"
+    assert printable("a\x1b[2Jb\r\nc") == "a\\x1b[2Jb\\r\\nc"
 
 
 def test_importing_the_commands_loads_no_torch():

@@ -17,7 +17,7 @@ from flopwise.data.tasks import TASKS, task
 from flopwise.data.tokenizer import Tokenizer, train_bpe
 from flopwise.errors import FlopwiseError
 from flopwise.infer.asking import Asked, tokens_with
-from flopwise.infer.solving import accuracy
+from flopwise.infer.assess import assess
 from flopwise.models import hf
 from flopwise.models.config import ModelConfig
 from flopwise.models.transformer import Transformer
@@ -81,17 +81,18 @@ def test_a_task_alone_takes_the_tokenizer_of_the_model_it_is_for(runs, tmp_path)
 
 
 def test_eval_asks_the_models_own_task_or_the_one_named(runs):
-    own = accuracy(runs / "base", 20, strategy="greedy", max_tokens=8)
-    assert own["task"] == "countdown-rare" and not own["maybe_seen"] and own["style"] == "plain"
-    other = accuracy(runs / "base", 20, task="sum-2digit", strategy="greedy", max_tokens=8, style="few_shot")
-    assert other["task"] == "sum-2digit" and other["maybe_seen"] and other["style"] == "few_shot:4"
+    own = assess(runs / "base", n_problems=20, max_tokens=8)
+    assert own.task == "countdown-rare" and not own.maybe_seen and own.style == "plain"
+    other = assess(runs / "base", n_problems=20, task="sum-2digit", max_tokens=8, style="few_shot")
+    assert other.task == "sum-2digit" and other.maybe_seen and other.style == "few_shot:4"
     # Prompts with worked problems before them cost more to read.
-    plain = accuracy(runs / "base", 20, task="sum-2digit", strategy="greedy", max_tokens=8)
-    assert other["flops_per_question"]["prefill"] > 2 * plain["flops_per_question"]["prefill"]
+    plain = assess(runs / "base", n_problems=20, task="sum-2digit", max_tokens=8)
+    read = [a.comparison.samples.prefill_flops.mean() for a in (other, plain)]
+    assert read[0] > 2 * read[1]
     with pytest.raises(FlopwiseError, match="holds problems of countdown-rare, not of gcd"):
-        accuracy(runs / "base", 20, task="gcd", data=runs / "data")
+        assess(runs / "base", n_problems=20, task="gcd", data=runs / "data")
     with pytest.raises(FlopwiseError, match="must be one of countdown"):
-        accuracy(runs / "base", 20, task="chess")
+        assess(runs / "base", n_problems=20, task="chess")
 
 
 @pytest.mark.parametrize("name", list(TASKS))

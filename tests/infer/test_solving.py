@@ -11,8 +11,8 @@ from flopwise.data.tokenizer import train_bpe
 from flopwise.errors import FlopwiseError
 from flopwise.flops.count import generate_flops, prefill_flops, score_flops
 from flopwise.flops.spend import Spend
+from flopwise.infer.assess import assess
 from flopwise.infer.resolve import find_model
-from flopwise.infer.solving import accuracy
 from flopwise.models import hf
 from flopwise.records.record import Metric
 from flopwise.records.store import RunStore
@@ -107,7 +107,9 @@ def test_answers_hold_together(runs, strategy):
 
 
 def test_flops_are_counted_by_purpose(runs):
-    solution = fw.solve(runs / "tuned", PROMPTS, "best_of_n", 3, "reward", runs / "scorer", max_tokens=12)
+    solution = fw.solve(
+        runs / "tuned", PROMPTS, "best_of_n", 3, "reward", reward=runs / "scorer", max_tokens=12
+    )
     policy = hf.load(find_model("tuned", runs).folder).cfg
     tokenizer_folder = find_model("tuned", runs).folder
     from flopwise.data.tokenizer import Tokenizer
@@ -120,8 +122,8 @@ def test_flops_are_counted_by_purpose(runs):
         assert answer.flops["prefill"] == prefill_flops(policy, prompt).total
         assert answer.flops["prefill"] + answer.flops["decode"] <= full
         assert 0 < answer.flops["score"] <= 3 * score_flops(policy, prompt + 12, n_logits=0).total
-        assert all(c.reward is not None for c in answer.candidates)
-        assert answer.choice.scores == [c.reward for c in answer.candidates]
+        assert all("reward" in c.scores for c in answer.candidates)
+        assert answer.choice.scores == [c.scores["reward"] for c in answer.candidates]
     assert solution.spend.generate_flops == solution.flops["prefill"] + solution.flops["decode"]
     assert solution.spend.score_flops == solution.flops["score"]
     assert fw.solve(runs / "tuned", PROMPTS, n=3, max_tokens=12).flops["score"] == 0
@@ -151,8 +153,12 @@ def test_greedy_ignores_n_and_temperature(runs):
         ({"prompts": []}, "there is no prompt"),
         ({"prompts": "what is 2 + 2?"}, "is no problem"),
         ({"strategy": "oracle"}, "strategy is 'oracle'"),
-        ({"by": "reward"}, "go together"),
-        ({"reward": "{runs}/scorer"}, "go together"),
+        ({"by": "reward"}, "goes by reward, which is not there; name it with --reward RUN"),
+        ({"strategy": "weighted:process_min"}, "goes by process, which is not there"),
+        ({"strategy": "best_of_n:size=3"}, "there is no setting 'size=3'; it has by"),
+        ({"strategy": "self_consistency:threshold=much"}, "must be a number"),
+        ({"colour": "red"}, "unexpected keyword argument 'colour'; settings are style"),
+        ({"precision": "int3"}, "must be one of float32, bfloat16"),
         ({"by": "reward", "reward": "{runs}/tuned"}, "no score head"),
         ({"model": "{runs}/scorer"}, "is a reward model"),
         ({"max_tokens": 500}, "exceeds the model's context"),
@@ -174,30 +180,27 @@ def test_a_judge_of_another_vocabulary_is_refused(runs, tmp_path):
         fw.solve(runs / "tuned", PROMPTS, by="reward", reward=tmp_path / "judge", n=2, max_tokens=8)
 
 
-def test_accuracy_asks_the_held_out_problems_of_the_models_own_data(runs):
-    out = accuracy(runs / "tuned", 20, strategy="greedy", max_tokens=8)
-    assert out["n_problems"] == 20 and not out["maybe_seen"]
-    assert out["problems_from"].endswith(RunStore(runs).folder("data").id)
-    assert 0 <= out["low"] <= out["value"] <= out["high"] <= 1
-    assert out["flops_per_question"]["total"] == pytest.approx(
-        sum(out["flops_per_question"][k] for k in ("prefill", "decode", "score"))
-    )
+def test_held_out_problems_of_the_models_own_data_are_asked(runs):
+    out = assess(runs / "tuned", n_problems=20, max_tokens=8)
+    assert out.comparison.samples.P == 20 and not out.maybe_seen
+    assert out.problems_from.endswith(RunStore(runs).folder("data").id)
+    greedy = out.comparison.greedy
+    assert 0 <= greedy.low <= greedy.value <= greedy.high <= 1
     with pytest.raises(FlopwiseError, match=r"31 problems asked for, .* has 30"):
-        accuracy(runs / "tuned", 31)
+        assess(runs / "tuned", n_problems=31)
 
 
-def test_accuracy_says_when_problems_may_have_been_seen(runs, tmp_path):
+def test_it_is_said_when_problems_may_have_been_seen(runs, tmp_path):
     found = find_model("tuned", runs)
     elsewhere = tmp_path / "copied"
     elsewhere.mkdir()
     for path in found.folder.iterdir():
         (elsewhere / path.name).write_bytes(path.read_bytes())
-    out = accuracy(elsewhere, 10, strategy="greedy", max_tokens=8)
-    assert out["maybe_seen"] and "seed" in out["problems_from"]
-    named = accuracy(elsewhere, 10, data=runs / "data", strategy="greedy", max_tokens=8)
-    assert not named["maybe_seen"]
+    out = assess(elsewhere, n_problems=10, max_tokens=8)
+    assert out.maybe_seen and "seed" in out.problems_from
+    assert not assess(elsewhere, n_problems=10, data=runs / "data", max_tokens=8).maybe_seen
     with pytest.raises(FlopwiseError, match="is no data run"):
-        accuracy(elsewhere, 10, data=tmp_path / "no" / "where")
+        assess(elsewhere, n_problems=10, data=tmp_path / "no" / "where")
 
 
 def test_accuracy_is_the_share_of_right_answers(runs, monkeypatch):
@@ -205,9 +208,24 @@ def test_accuracy_is_the_share_of_right_answers(runs, monkeypatch):
     monkeypatch.setattr(countdown, "verify", lambda problem, text: problem.target % 2 == 0)
     data = RunStore(runs).folder("data").path
     rows = [json.loads(line) for line in (data / "test.jsonl").read_text().splitlines()]
-    out = accuracy(runs / "tuned", 30, strategy="best_of_n", n=8, max_tokens=30, seed=1)
-    solution = fw.solve(
-        runs / "tuned", [Problem(tuple(r["numbers"]), r["target"]) for r in rows], n=8, max_tokens=30, seed=1
-    )
-    assert out["value"] == np.mean([any(c.correct for c in a.candidates) for a in solution.answers])
-    assert out["value"] > 0
+    out = assess(runs / "tuned", "best_of_n", 8, 30, max_tokens=30, seed=1).comparison.curves[0].points[-1]
+    problems = [Problem(tuple(r["numbers"]), r["target"]) for r in rows]
+    solution = fw.solve(runs / "tuned", problems, n=8, max_tokens=30, seed=1)
+    assert out.value == np.mean([any(c.correct for c in a.candidates) for a in solution.answers])
+    assert out.value > 0
+    assert out.flops == pytest.approx(sum(solution.flops.values()) / 30)
+
+
+def test_a_problem_gets_the_same_samples_whatever_is_asked_beside_it(runs):
+    both = fw.solve(runs / "tuned", PROMPTS, n=3, max_tokens=12).answers
+    alone = fw.solve(runs / "tuned", PROMPTS[1], n=3, max_tokens=12).answers
+    assert [c.text for c in alone[0].candidates] == [c.text for c in both[1].candidates]
+    assert alone[0].flops == both[1].flops
+
+
+def test_a_trace_tells_what_was_done(runs):
+    answer = fw.solve(runs / "tuned", PROMPTS[0], "best_of_n:logprob", n=3, max_tokens=8).answers[0]
+    kinds = [step.kind for step in answer.trace]
+    assert kinds == ["sample"] * 3 + ["score"] * 3 + ["stop"]
+    assert [s.value for s in answer.trace[3:6]] == answer.choice.scores
+    assert answer.trace[-1].parent == answer.choice.index

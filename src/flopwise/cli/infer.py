@@ -1,28 +1,30 @@
-"""`flopwise tasks`, `solve`, `eval`, `score`: test-time compute, on own models and on anybody's samples."""
+"""`flopwise tasks`, `strategies`, `solve`, `eval`: test-time compute, on own models and behind servers."""
 
 from __future__ import annotations
 
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from flopwise.cli.answers import parts, printable, show_answer, show_comparison
 from flopwise.cli.shared import Bar, read
 from flopwise.cli.tables import Where, heard
 from flopwise.errors import FlopwiseError
 
-if TYPE_CHECKING:
-    from flopwise.infer.solving import Answer
-
-MODEL_HELP = "A Hugging Face folder, a run's folder, or RUNS/NAME, as demo/grpo."
+MODEL_HELP = "A Hugging Face folder, a run's folder, or RUNS/NAME; with --endpoint its name for the server."
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
-Strategy = Annotated[str, typer.Option("--strategy", help="greedy, self_consistency or best_of_n.")]
-N = Annotated[int, typer.Option("-n", help="Samples per prompt (greedy takes one).")]
-By = Annotated[str, typer.Option("--by", help="Judge of best_of_n: verifier, reward or logprob.")]
-Reward = Annotated[
-    str | None, typer.Option("--reward", help="Reward model, named like MODEL; implies --by reward.")
+N = Annotated[int, typer.Option("-n", help="Samples per prompt, or a budget of as many (greedy takes one).")]
+By = Annotated[
+    str | None, typer.Option("--by", help="The strategy's judge, as best_of_n:reward also says it.")
+]
+Reward = Annotated[str | None, typer.Option("--reward", help="Reward model of answers, named like MODEL.")]
+Process = Annotated[str | None, typer.Option("--process", help="Reward model of steps, named like MODEL.")]
+Probe = Annotated[str | None, typer.Option("--probe", help="Folder that `flopwise probe` wrote.")]
+Judge = Annotated[
+    str | None, typer.Option("--judge", help="A run of method judge, or a model that grades by a rubric.")
 ]
 Temperature = Annotated[float, typer.Option("--temperature", help="Of sampling; 0 is greedy.")]
 MaxTokens = Annotated[
@@ -46,12 +48,29 @@ Style = Annotated[
 Shots = Annotated[int, typer.Option("--shots", help="Worked problems before each in the style few_shot.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed gives the same samples.")]
 Runs = Annotated[Path | None, typer.Option("--runs", help="Folder of runs in which MODEL is a name.")]
+EndpointUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--endpoint",
+        help="OpenAI-compatible server, as http://localhost:8000/v1; the key is read from OPENAI_API_KEY.",
+    ),
+]
+TokenizerOf = Annotated[
+    str | None,
+    typer.Option("--tokenizer", help="Whose tokens a server's texts are counted in; by default bytes."),
+]
+StoreFolder = Annotated[
+    Path | None,
+    typer.Option("--store", help="Folder of samples: what is there is not drawn again, new ones are added."),
+]
+Precision = Annotated[str, typer.Option("--precision", help="Of the engine: float32 or bfloat16.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this file."""
     app.command("tasks")(tasks)
+    app.command("strategies")(list_strategies)
     app.command("solve")(solve)
     app.command("eval")(evaluate)
     app.command("score")(score)
@@ -78,7 +97,7 @@ def tasks(
             return
         for t in TASKS.values():
             typer.echo(f"{t.name:<16}{t.about}")
-            typer.echo(f"{'':<16}{_printable(t.example)}")
+            typer.echo(f"{'':<16}{printable(t.example)}")
         typer.echo("table:FILE      your own rows; gym:NAME  those of reasoning-gym; see docs/tasks.md")
         return
     one = task(name)
@@ -93,10 +112,26 @@ def tasks(
     if as_json:
         typer.echo(json.dumps({**about, "problems": shown}, indent=1))
         return
-    typer.echo(f"{_printable(one.name)}: {_printable(one.about)}")
-    typer.echo(f"slices: {_printable(', '.join(one.slices))}")
+    typer.echo(f"{printable(one.name)}: {printable(one.about)}")
+    typer.echo(f"slices: {printable(', '.join(one.slices))}")
     for row in shown:
-        typer.echo(_printable(f"{row['prompt']}{row['demonstration']}"))
+        typer.echo(printable(f"{row['prompt']}{row['demonstration']}"))
+
+
+def list_strategies(as_json: Json = False) -> None:
+    """Ways to answer a question with more compute: what `solve` and `eval` take as --strategy."""
+    from flopwise.infer.strategies import describe
+
+    rows = describe()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        typer.echo(f"{row['name']:<18}{row['about']}")
+        how = "chooses among samples" if row["kind"] == "chooses" else "decides what is written next"
+        shown = ", ".join(f"{key}={value}" for key, value in row["settings"].items())
+        typer.echo(f"{'':<18}{how}" + (f"; settings {shown}" if shown else ""))
+    typer.echo("write NAME, NAME:JUDGE or NAME:key=value, several by commas; see docs/test-time.md")
 
 
 def solve(
@@ -105,95 +140,112 @@ def solve(
         list[str], typer.Option("-p", "--prompt", help="A problem, as '7, 3, 3 = 24'; repeatable.")
     ],
     task: TaskName = None,
-    strategy: Strategy = "best_of_n",
+    strategy: Annotated[
+        str, typer.Option("--strategy", help="As best_of_n or beam:width=4; see `flopwise strategies`.")
+    ] = "best_of_n",
     n: N = 16,
-    by: By = "verifier",
+    by: By = None,
     reward: Reward = None,
+    process: Process = None,
+    probe: Probe = None,
+    judge: Judge = None,
     temperature: Temperature = 1.0,
     max_tokens: MaxTokens = None,
     style: Style = "plain",
     shots: Shots = 4,
     seed: Seed = 0,
     runs: Runs = None,
+    endpoint: EndpointUrl = None,
+    tokenizer: TokenizerOf = None,
+    store: StoreFolder = None,
+    precision: Precision = "float32",
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Show all that the strategy did, step by step.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Answer problems: the answer, its steps marked right or wrong, how it was chosen, what it cost."""
     from flopwise.infer.solving import solve as run
 
     _settle()
+    if strategy == "best_of_n" and by is None:
+        # Naming a judge means going by it.
+        given = {"reward": reward, "process": process, "probe": probe, "judge": judge}
+        by = next((name for name, judge_of in given.items() if judge_of), None)
     bar = Bar("sampling", quiet=as_json)
     solution = run(
-        model,
-        prompt,
-        strategy,
-        n,
-        _judge(by, reward),
-        reward,
-        temperature,
-        max_tokens,
-        seed,
-        runs,
-        on_progress=bar,
-        task=task,
-        style=style,
-        shots=shots,
-    )
+        model, prompt, strategy, n, by, task=task, seed=seed, on_progress=bar, reward=reward, process=process,
+        probe=probe, judge=judge, temperature=temperature, max_tokens=max_tokens, style=style, shots=shots,
+        runs=runs, endpoint=endpoint, tokenizer=tokenizer, store=store, precision=precision,
+    )  # fmt: skip
     bar.close()
     if as_json:
         typer.echo(json.dumps(solution.to_dict(), indent=1))
         return
     for answer in solution.answers:
-        _show(answer)
-    typer.echo(f"{sum(solution.flops.values()):.3g} FLOPs in all, {_parts(solution.flops)}")
+        show_answer(answer, trace)
+    if solution.flops_known:
+        typer.echo(f"{sum(solution.flops.values()):.3g} FLOPs in all, {parts(solution.flops)}")
+    else:
+        tokens = sum(a.tokens for a in solution.answers)
+        typer.echo(f"{tokens:,} tokens in all; what a server computes is not known")
 
 
 def evaluate(
     model: Model,
     task: TaskName = None,
-    strategy: Strategy = "greedy",
+    strategy: Annotated[
+        str,
+        typer.Option("--strategy", help="One or several by commas; differences are to the first."),
+    ] = "greedy",
     n: N = 16,
     problems: Annotated[int, typer.Option("--problems", help="Held-out problems to ask.")] = 500,
     data: Annotated[
         str | None, typer.Option("--data", help="Data run (RUNS/NAME or folder) with the problems.")
     ] = None,
-    by: By = "verifier",
     reward: Reward = None,
+    process: Process = None,
+    probe: Probe = None,
+    judge: Judge = None,
     temperature: Temperature = 1.0,
     max_tokens: MaxTokens = None,
     style: Style = "plain",
     shots: Shots = 4,
     seed: Seed = 0,
     runs: Runs = None,
+    endpoint: EndpointUrl = None,
+    tokenizer: TokenizerOf = None,
+    store: StoreFolder = None,
+    precision: Precision = "float32",
+    out: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", help="Folder for comparison.json, samples.npz, figure .svg and .html."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Accuracy of a strategy on held-out problems, with its interval, and FLOPs per question."""
-    from flopwise.infer.solving import accuracy
+    """Compare strategies on held-out problems: accuracy with its interval, FLOPs and seconds a question."""
+    from flopwise.infer.assess import assess
 
     _settle()
     bar = Bar("sampling", quiet=as_json)
-    result = accuracy(
-        model, problems, data, runs, strategy=strategy, n=n, by=_judge(by, reward), reward=reward,
-        temperature=temperature, max_tokens=max_tokens, seed=seed, on_progress=bar, task=task,
-        style=style, shots=shots,
+    result = assess(
+        model, strategy, n, problems, data, task, seed, bar, reward=reward, process=process, probe=probe,
+        judge=judge, temperature=temperature, max_tokens=max_tokens, style=style, shots=shots, runs=runs,
+        endpoint=endpoint, tokenizer=tokenizer, store=store, precision=precision,
     )  # fmt: skip
     bar.close()
+    if out is not None:
+        from flopwise.infer.compare import write
+        from flopwise.report.figure_files import write_figures
+
+        write(out, result.comparison, result.about())
+        write_figures(out, result.to_dict())
     if as_json:
-        typer.echo(json.dumps(result, indent=1))
+        typer.echo(json.dumps(result.to_dict(), indent=1))
         return
-    each = result["flops_per_question"]
-    typer.echo(
-        f"accuracy {result['value']:.3f} (standard error {result['se']:.3f}, 95% {result['low']:.3f} to "
-        f"{result['high']:.3f}) on {result['n_problems']} problems, {result['abstained']} without an answer"
-    )
-    typer.echo(f"{each['total']:.3g} FLOPs per question, {_parts(each)}")
-    asked = f"{result['task']}, {result['style']}, {result['problems_from']}"
-    typer.echo(f"problems: {_printable(asked)}")
-    if result["maybe_seen"]:
-        typer.echo(
-            "flopwise: these problems were generated and may have been in the model's training; "
-            "name held-out ones with --data",
-            err=True,
-        )
+    show_comparison(result)
+    if out is not None:
+        typer.echo(f"written to {out}: comparison.json, samples.npz, comparison.svg, comparison.html")
 
 
 def score(
@@ -227,52 +279,12 @@ def score(
             typer.echo(f"{title:<11}{size:>6}  {_entry(entry)}")
 
 
-def _judge(by: str, reward: str | None) -> str:
-    """Naming a reward model means going by it."""
-    return "reward" if reward is not None and by == "verifier" else by
-
-
 def _entry(entry: dict[str, Any]) -> str:
     if entry["value"] is None:
         return f"none: {entry.get('reason', 'not a number')}"
     span = f" ({entry['low']:.3f} to {entry['high']:.3f})" if entry["low"] is not None else " (one problem)"
     drawn = f"  subsets drawn, error {entry['mc_se']:.4f}" if entry.get("mc_se") else ""
     return f"{entry['value']:.3f}{span}{drawn}"
-
-
-def _show(answer: Answer) -> None:
-    """One prompt's answer, for people."""
-    choice, n = answer.choice, len(answer.candidates)
-    verdict = "right" if answer.correct else "wrong"
-    given = f"{_printable(answer.answer)}  {verdict}" if answer.answer else f"no answer from {n} sample(s)"
-    typer.echo(f"{answer.prompt}  {given}")
-    for step in answer.steps:
-        mark = "right" if step.ok else "wrong"
-        typer.echo(
-            f"    {mark}  {_printable(step.text)}" + (f"  ({_printable(step.why)})" if step.why else "")
-        )
-    if choice.votes:
-        shown = ", ".join(f"{_printable(a)} {count}" for a, count in list(choice.votes.items())[:5])
-        more = f", {len(choice.votes) - 5} more" if len(choice.votes) > 5 else ""
-        silent = n - sum(choice.votes.values())
-        typer.echo(f"    votes of {n}: {shown}{more}; {silent} abstain")
-    if choice.scores and choice.index is not None:
-        typer.echo(
-            f"    sample {choice.index + 1} of {n} scored {choice.scores[choice.index]:.4g}, "
-            f"the lowest {min(choice.scores):.4g}"
-        )
-    if choice.tied > 1:
-        typer.echo(f"    {choice.tied} were level; one was drawn")
-    typer.echo(f"    {sum(answer.flops.values()):.3g} FLOPs, {_parts(answer.flops)}")
-
-
-def _parts(flops: dict[str, float]) -> str:
-    return f"{flops['prefill']:.2g} prefill + {flops['decode']:.2g} decode + {flops['score']:.2g} scoring"
-
-
-def _printable(text: str) -> str:
-    """Text of a model or a path without what could steer a terminal."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _settle() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -80,20 +81,25 @@ class Room:
     """[P] tokens written."""
     usage: Usage = field(init=False)
     """What the engine says it computed, prefixes that it had to read again included."""
-    seconds: float = field(init=False, default=0.0)
-    """By the clock, in the engine and the scorers."""
+    clock: dict[str, float] = field(init=False)
+    """Seconds in the engine (`sample`) and in each scorer."""
 
     def __post_init__(self) -> None:
         P = len(self.problems)
         self.keys = self.keys or [_key(ids) for ids in self.asked.ids]
         self.flops = {purpose: np.zeros(P) for purpose in ("prefill", "decode", "score")}
-        self.tokens, self.usage = np.zeros(P, dtype=np.int64), Usage()
+        self.tokens, self.usage, self.clock = np.zeros(P, dtype=np.int64), Usage(), {"sample": 0.0}
         self._known = [_Known() for _ in range(P)]
         self._checker = StepChecker(self.task)
 
     def fresh(self) -> Room:
         """The same room with nothing spent and nothing known."""
         return replace(self)
+
+    @property
+    def seconds(self) -> float:
+        """By the clock, in the engine and the scorers."""
+        return sum(self.clock.values())
 
     @property
     def cfg(self) -> ModelConfig | None:
@@ -139,13 +145,12 @@ class Room:
             allowed.append(free)
         rows: list[list[Row]] = [[Row(p, i, (), 0.0, False, False)] * n for i, (p, _) in enumerate(prefixes)]
         ends = set(self.asked.stop)
-        start = time.perf_counter()
         for places in _batches([len(self.asked.ids[p]) + len(w) for p, w in prefixes], allowed, context):
             out = self.engine.sample(
                 [[*self.asked.ids[prefixes[i][0]], *prefixes[i][1]] for i in places], n,
                 max(allowed[i] for i in places), stop, temperature, seed=seed, keys=[keys[i] for i in places],
             )  # fmt: skip
-            self.usage += out.usage
+            self._used(out.usage)
             for at, place in enumerate(places):
                 p = prefixes[place][0]
                 for s in range(n):
@@ -159,7 +164,6 @@ class Room:
         for (_, written), each in zip(prefixes, rows, strict=True):
             for r in each:
                 self._known[r.problem].add((*written, *r.tokens[:-1]))
-        self.seconds += time.perf_counter() - start
         return [r for each in rows for r in each]
 
     def samples(
@@ -174,14 +178,14 @@ class Room:
         names = list(dict.fromkeys(scorer_of(s) for s in scores))
         for name in names:
             need(self.scorers, name, "samples")
-        P, start = len(self.problems), time.perf_counter()
+        P, before_s = len(self.problems), self.seconds
         temperature = self.temperature if temperature is None else temperature
         share = 0.7 if names else 1.0
         out = self.engine.sample(
             self.asked.ids, n, self.max_tokens, self.asked.stop, temperature, seed=seed, keys=self.keys,
             on_progress=None if on_progress is None else lambda f: on_progress(share * f),
         )  # fmt: skip
-        self.usage += out.usage
+        self._used(out.usage)
         completions = out.completions(strip_stop=False)
         texts = self.tokenizer.decode_batch(out.completions())
         written = [
@@ -191,18 +195,18 @@ class Room:
         lengths = out.lengths.reshape(P, n)
         before = {purpose: spent.copy() for purpose, spent in self.flops.items()}
         decode = np.stack([self._charge((p, ()), lengths[p].tolist()) for p in range(P)])
+        decode = lengths.astype(float) if self.cfg is None else decode
         by: dict[str, np.ndarray] = {}
         flops: dict[str, np.ndarray] = {}
         for i, name in enumerate(names):
-            found = self.scorers[name].score(written)
+            with self._timed(name):
+                found = self.scorers[name].score(written)
             each = found.flops.reshape(P, n)
             self.flops["score"] += each.sum(axis=1)
             by |= {key: values.reshape(P, n) for key, values in found.by.items()}
             flops |= dict.fromkeys(found.by, each)
             if on_progress is not None:
                 on_progress(share + (1 - share) * (i + 1) / len(names))
-        seconds = time.perf_counter() - start
-        self.seconds += seconds
         verdicts = [self._verdict(w) for w in written]
         rows = range(0, P * n, n)
         return Samples(
@@ -211,8 +215,8 @@ class Room:
             answers=[[answer for _, answer in verdicts[i : i + n]] for i in rows],
             logprob=out.logprobs.sum(axis=1, dtype=float).reshape(P, n), tokens=lengths,
             finished=out.finished.reshape(P, n), prefill_flops=self.flops["prefill"] - before["prefill"],
-            decode_flops=decode, scores=by, score_flops=flops, seconds=seconds,
-            texts=[texts[i : i + n] for i in rows],
+            decode_flops=decode, scores=by, score_flops=flops, seconds=self.seconds - before_s,
+            texts=[texts[i : i + n] for i in rows], unit="tokens" if self.cfg is None else "FLOPs",
         )  # fmt: skip
 
     def values(self, nodes: Sequence[Node], by: str | None = None) -> np.ndarray:
@@ -225,11 +229,10 @@ class Room:
         scorer = self._checker if by == "checker" else need(self.scorers, by, "values")
         if not len(nodes):
             return np.zeros(0)
-        start = time.perf_counter()
-        found, flops = scorer.values(self._written(nodes))
+        with self._timed(by):
+            found, flops = scorer.values(self._written(nodes))
         for (p, _), cost in zip(nodes, flops, strict=True):
             self.flops["score"][p] += cost
-        self.seconds += time.perf_counter() - start
         return found
 
     def candidates(
@@ -240,17 +243,16 @@ class Room:
         Args:
             logprobs: of the whole completions, in nats; NaN where not given.
         """
-        start = time.perf_counter()
         written = self._written(nodes)
         by: list[dict[str, float]] = [{} for _ in nodes]
         steps: list[tuple[float, ...]] = [()] * len(nodes)
         for name in dict.fromkeys(scorer_of(s) for s in scores):
-            found = need(self.scorers, name, "candidates").score(written)
+            with self._timed(name):
+                found = need(self.scorers, name, "candidates").score(written)
             steps = found.steps or steps
             for i, (p, _) in enumerate(nodes):
                 self.flops["score"][p] += found.flops[i]
                 by[i] |= {key: float(values[i]) for key, values in found.by.items()}
-        self.seconds += time.perf_counter() - start
         given = [float("nan")] * len(nodes) if logprobs is None else logprobs
         rows = zip(written, map(self._verdict, written), given, by, steps, strict=True)
         return [
@@ -285,6 +287,16 @@ class Room:
             Written(self.problems[p], tuple(self.asked.ids[p]), tuple(tokens), text, d)
             for (p, tokens), text, d in zip(nodes, texts, done, strict=True)
         ]
+
+    def _used(self, usage: Usage) -> None:
+        self.usage += usage
+        self.clock["sample"] += usage.seconds
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.clock[name] = self.clock.get(name, 0.0) + time.perf_counter() - start
 
     def _verdict(self, written: Written) -> tuple[bool, str | None]:
         """A completion cut short at the limit neither votes nor counts as right."""

@@ -22,8 +22,8 @@ from flopwise.infer.strategies.base import (
 )
 
 __all__ = [
-    "REGISTRY", "Acting", "Candidate", "Choice", "Choosing", "Outcome", "TraceStep", "make",
-    "make_all", "trace_of",
+    "REGISTRY", "Acting", "Candidate", "Choice", "Choosing", "Outcome", "TraceStep", "describe",
+    "make", "make_all", "trace_of",
 ]  # fmt: skip
 
 REGISTRY: dict[str, tuple[str, str]] = {
@@ -85,6 +85,17 @@ def make_all(text: str) -> list[Choosing | Acting]:
     if not found:
         raise FlopwiseError(f"strategy is {one_line(text, 40)!r}, must name one of {', '.join(REGISTRY)}")
     return list(found.values())
+
+
+def describe() -> list[dict[str, Any]]:
+    """Every strategy: name, what it is, whether it chooses or acts, settings with their defaults."""
+    rows = []
+    for name, (_, about) in REGISTRY.items():
+        made: Any = make(name)
+        settings = {f.name: getattr(made, f.name) for f in fields(made)}
+        kind = "chooses" if isinstance(made, Choosing) else "acts"
+        rows.append({"name": name, "about": about, "kind": kind, "settings": settings})
+    return rows
 
 
 def _typed(text: str, wanted: Any, where: str) -> Any:
