@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,8 +22,8 @@ CFG = ModelConfig.from_width(32, 2, TOKENIZER.vocab_size, 400)
 
 
 class Letters(ItemTask):
-    """Steps are letters with `;` after them, the last has `!`: the answer is the last letter. Small letters are
-    wrong."""
+    """Steps are letters with `;` after them, the last has `!`: the answer is the last letter. Small letters
+    are wrong."""
 
     name, about = "letters", "letters"
 
@@ -143,6 +143,3 @@ def make_room(
     asked = Asked(TOKENIZER.encode_batch([p.prompt for p in listed]), [TOKENIZER.eos_id], style)
     scorers: dict[str, Any] = {} if values is None else {"process": Worth(values)}
     return Room(Scripted(follow), TOKENIZER, task, listed, asked, max_tokens, scorers=scorers)
-
-
-Follow = Callable[[str], list[str]]

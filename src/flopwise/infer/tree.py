@@ -6,17 +6,17 @@ reads as one problem's algorithm and runs as a batch. Nothing a search gets depe
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from flopwise.infer.room import Row
 from flopwise.infer.strategies.base import Choice, Kind, TraceStep
 
 if TYPE_CHECKING:
-    from flopwise.infer.room import Room
+    from flopwise.infer.room import Room, Row
 
 
 State = Literal["open", "done", "cut"]
@@ -48,15 +48,30 @@ class Node:
 
 
 @dataclass(frozen=True)
+class Piece:
+    """What was written in one go after the node at place `parent` of those asked for: new tokens with a final
+    stop token if one was drawn, their log-probability in nats, whether the completion has `ended`, and
+    whether it is `full`, so that nothing may follow."""
+
+    parent: int
+    tokens: tuple[int, ...]
+    logprob: float
+    ended: bool
+    full: bool = False
+
+
+@dataclass(frozen=True)
 class Write:
     """Asks for n ways to go on from each node, to the end of a step or (`whole`) of the completion, with at
-    most `limit` new tokens; answered with `room.Row`s, node-major, whose `parent` is a place in `nodes`."""
+    most `limit` new tokens each and `left` for all that is asked for the problem; answered with `Piece`s,
+    node-major."""
 
     nodes: tuple[Node, ...]
     n: int = 1
     whole: bool = False
     temperature: float | None = None
     limit: int | None = None
+    left: float = float("inf")
 
 
 @dataclass(frozen=True)
@@ -73,10 +88,14 @@ Grown = Generator["Write | Judge", Any, list[Node]]
 
 
 class Tree:
-    """All nodes of one problem, in the order in which they came; node 0 is the bare prompt."""
+    """All nodes of one problem, in the order in which they came; node 0 is the bare prompt.
 
-    def __init__(self, problem: int):
-        self.problem = problem
+    Args:
+        most: tokens that may be written in all; what is then open is cut.
+    """
+
+    def __init__(self, problem: int, most: float = float("inf")):
+        self.problem, self.most = problem, most
         self.nodes = [Node(problem)]
         self.kinds: list[Kind] = ["sample"]
         self.notes: list[str] = [""]
@@ -127,12 +146,12 @@ class Tree:
         """
         if not nodes:
             return []
-        rows: list[Row] = yield Write(tuple(nodes), n, **how)
+        pieces: list[Piece] = yield Write(tuple(nodes), n, left=self.most - self.written, **how)
         children = []
-        for row in rows:
+        for row in pieces:
             node = nodes[row.parent]
             state: State = "done" if row.ended else "open"
-            if not row.tokens or (how.get("whole") and not row.ended):
+            if not row.ended and (how.get("whole") or row.full):
                 state = "cut"
             child = replace(
                 node, tokens=node.tokens + row.tokens, logprob=node.logprob + row.logprob,
@@ -140,11 +159,18 @@ class Tree:
             )  # fmt: skip
             self.written += len(row.tokens)
             children.append(self.add(child, node, kind, note))
+        if self.written >= self.most:
+            children = [c if c.state == "done" else self.cut(c) for c in children]
         if judged:
             children = yield from self.judge(children)
         if keep:
             self.answers += [c for c in children if c.state != "open"]
         return children
+
+    def cut(self, node: Node) -> Node:
+        """The node, that nothing may follow."""
+        self.nodes[node.id] = replace(node, state="cut")
+        return self.nodes[node.id]
 
     def judge(self, nodes: Sequence[Node]) -> Grown:
         """The nodes with their values; those that were cut are worth 0 and cost nothing."""
@@ -154,8 +180,8 @@ class Tree:
         return [self.value(n, found.get(n.id, 0.0)) for n in nodes]
 
     def value(self, node: Node, value: float) -> Node:
-        """The node with a value."""
-        self.nodes[node.id] = replace(node, value=value)
+        """The node with a value, to six digits: what is left of them depends on who was judged beside it."""
+        self.nodes[node.id] = replace(node, value=round(value, 6))
         return self.nodes[node.id]
 
     def path(self, node: Node) -> list[Node]:
@@ -234,24 +260,36 @@ class Hands:
 
     def __init__(self, room: Room, seed: int, by: str, step: int):
         self.room, self.seed, self.by, self.step = room, seed, by, step
+        self.known: dict[tuple[int, tuple[int, ...]], float] = {}
 
-    def write(self, asked: Sequence[Write], round_: int) -> list[list[Row]]:
-        """Rows for each request; requests of one kind are sampled together."""
-        out: list[list[Row]] = [[] for _ in asked]
-        kinds: dict[tuple[bool, int | None, float | None, int], list[int]] = {}
+    def write(self, asked: Sequence[Write], round_: int) -> list[list[Piece]]:
+        """Pieces for each request; requests of one kind are sampled together."""
+        out: list[list[Piece]] = [[] for _ in asked]
+        kinds: dict[tuple[bool, int, float | None, int], list[int]] = {}
+        rows_of = Counter(node.problem for a in asked for node in a.nodes for _ in range(a.n))
         for i, a in enumerate(asked):
-            limit = a.limit if a.whole else min(self.step, a.limit or self.step)
+            limit = min(a.limit or self.room.max_tokens, self.room.max_tokens if a.whole else self.step)
+            share = max(1.0, a.left / rows_of[a.nodes[0].problem])
+            if share < limit:  # to a power of 2, so that problems near their end are still sampled together
+                limit = 1 << int(share).bit_length() - 1
             kinds.setdefault((a.whole, limit, a.temperature, a.n), []).append(i)
         for (whole, limit, temperature, n), places in kinds.items():
             nodes = [(node.problem, node.tokens) for i in places for node in asked[i].nodes]
             rows = iter(self._sample(nodes, n, limit, whole, round_, temperature))
             for i in places:
-                for at in range(len(asked[i].nodes)):
-                    out[i] += [replace(next(rows), parent=at) for _ in range(n)]
+                for at, node in enumerate(asked[i].nodes):
+                    out[i] += [self._piece(at, node, next(rows)) for _ in range(n)]
         return out
 
+    def _piece(self, at: int, node: Node, row: Row) -> Piece:
+        most = self.room.max_tokens
+        if self.room.cfg is not None:
+            most = min(most, self.room.cfg.max_seq_len - len(self.room.asked.ids[node.problem]))
+        full = not row.tokens or len(node.tokens) + len(row.tokens) >= most
+        return Piece(at, row.tokens, row.logprob, row.ended, full)
+
     def _sample(
-        self, nodes: list[tuple[int, tuple[int, ...]]], n: int, limit: int | None, whole: bool, round_: int,
+        self, nodes: list[tuple[int, tuple[int, ...]]], n: int, limit: int, whole: bool, round_: int,
         temperature: float | None,
     ) -> list[Row]:  # fmt: skip
         room = self.room
@@ -262,16 +300,20 @@ class Hands:
         return [first_step(r, room.step_ends) for r in rows] if hidden else rows
 
     def judge(self, asked: Sequence[Judge]) -> list[list[Any]]:
-        """Values in [0, 1] for each request, of the nodes or of all their steps."""
+        """Values in [0, 1] for each request, of the nodes or of all their steps; a text is valued once."""
         places = [[(n.problem, n.tokens[n.start :]) for n in a.nodes] for a in asked]
-        plain = [i for i, a in enumerate(asked) if not a.each]
-        values = iter(self.room.values([node for i in plain for node in places[i]], self.by).tolist())
+        plain = [node for a, nodes in zip(asked, places, strict=True) if not a.each for node in nodes]
+        new = [node for node in dict.fromkeys(plain) if node not in self.known]
+        self.known |= dict(zip(new, self.room.values(new, self.by).tolist(), strict=True))
         steps = [i for i, a in enumerate(asked) if a.each]
         by = [f"{self.by}_last" if self.by == "process" else self.by]
         found = iter(
             self.room.candidates([node for i in steps for node in places[i]], scores=by) if steps else ()
         )
-        return [[next(found).steps if a.each else next(values) for _ in a.nodes] for a in asked]
+        return [
+            [next(found).steps if a.each else self.known[node] for node in nodes]
+            for a, nodes in zip(asked, places, strict=True)
+        ]
 
 
 def first_step(row: Row, ends: Sequence[int]) -> Row:
@@ -283,7 +325,7 @@ def first_step(row: Row, ends: Sequence[int]) -> Row:
 
 
 def drive(
-    searches: Sequence[Search], write: Callable[[Sequence[Write], int], list[list[Row]]],
+    searches: Sequence[Search], write: Callable[[Sequence[Write], int], list[list[Piece]]],
     judge: Callable[[Sequence[Judge]], list[list[Any]]],
 ) -> None:  # fmt: skip
     """Answer what searches ask until all have come to their end.

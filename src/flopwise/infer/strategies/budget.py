@@ -65,6 +65,10 @@ class Budget(Growing):
         """All of the budget, what is put in to force it, and the answer."""
         return 2 * n * (self.tokens or room.max_tokens) + MOST_ANSWERING * self.answer
 
+    def most_written(self, room: Room, n: int) -> float:
+        """The budget is kept as the trace is written."""
+        return float("inf")
+
     def search(self, room: Room, tree: Tree, n: int, rng: np.random.Generator) -> Sequence[Search]:
         """One trace."""
         return [self._trace(room, tree, n, room.max_tokens)]

@@ -68,7 +68,7 @@ class Growing(Named):
         for name in self.judges:
             need(room.scorers, name, self.kind)
         self.check(room)
-        trees = [Tree(p) for p in problems]
+        trees = [Tree(p, self.most_written(room, n)) for p in problems]
         rngs = [np.random.default_rng((abs(seed), room.keys[p])) for p in problems]
         searches = [s for tree, rng in zip(trees, rngs, strict=True) for s in self.search(room, tree, n, rng)]
         hands = Hands(room, seed, getattr(self, "by", self.valuer), self.step)
@@ -82,6 +82,10 @@ class Growing(Named):
     def most_tokens(self, room: Room, n: int) -> int:
         """Of one text, with all that stands before its answer."""
         return room.max_tokens
+
+    def most_written(self, room: Room, n: int) -> float:
+        """Tokens for a problem: what n samples could take at most."""
+        return n * room.max_tokens
 
     def search(self, room: Room, tree: Tree, n: int, rng: np.random.Generator) -> Sequence[Search]:
         """Searches that grow one problem's tree side by side."""
