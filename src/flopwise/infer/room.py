@@ -314,9 +314,10 @@ class Room:
         whole = len(self.asked.ids[p]) + len(written)
         cached = self._known[p].cached(written)
         if cached is not None:  # else its logits are known as well
-            read = prefill_flops(cfg, whole).total
-            had = len(self.asked.ids[p]) + cached if cached >= 0 else 0
-            self.flops["prefill"][p] += read - (prefill_flops(cfg, had, 0).total if had else 0.0)
+            new = whole if cached < 0 else len(written) - cached
+            # Each token that is read attends to all the text (as `flops.count` counts a prompt).
+            body, head = prefill_flops(cfg, whole, 0).total, prefill_flops(cfg, whole, 1).total
+            self.flops["prefill"][p] += body * new / whole + head - body
         base = decode_flops(cfg, 0).total
         per_position = decode_flops(cfg, 1).total - base
         passes = [max(0, m - 1) for m in lengths]  # the first token comes of what was read
