@@ -175,10 +175,12 @@ def demonstration(
 
 
 def searched(problem: Problem, seed: int, avoid: Collection[Key] = (), most: int = 12) -> str:
-    """A search with no idea of where to look: ways in a random order until one works, at most `most` before.
+    """A long search: 0 to `most` dead ends, each number as likely, drawn from all ways without an idea of where
+    to look, then a way that works.
 
     What is learned from such traces (Gandhi et al., Stream of Search, arXiv 2404.03683) is to try, compare
-    with the target, and go on, so a longer search finds more. Depends and avoids as `demonstration` does.
+    with the target, and go on, so a longer search finds more; short ones among them teach to aim well.
+    Depends and avoids as `demonstration` does.
 
     >>> searched(Problem((7, 3, 3), 24), 1, most=2).count("?") <= 2
     True
@@ -189,10 +191,10 @@ def searched(problem: Problem, seed: int, avoid: Collection[Key] = (), most: int
         )
     rng = random.Random(f"{seed}:{problem.prompt}")
     numbers = problem.key[0]
-    ways = [w for w in attempts(numbers) if w[1] == problem.target or (numbers, w[1]) not in avoid]
-    rng.shuffle(ways)
-    found = next(i for i, (_, value) in enumerate(ways) if value == problem.target)
-    return "".join(f"{text}?" for text, _ in ways[:found][-most:] if most) + ways[found][0] + "!"
+    misses = [text for text, value in attempts(numbers)
+              if value != problem.target and (numbers, value) not in avoid]  # fmt: skip
+    tried = rng.sample(misses, min(rng.randint(0, most), len(misses)))
+    return "".join(f"{text}?" for text in tried) + rng.choice(problem.solutions) + "!"
 
 
 def think_on(completion: str) -> str | None:

@@ -135,7 +135,7 @@ class Countdown(Task[Problem]):
 
 
 class SearchedCountdown(Countdown):
-    """Countdown whose demonstrations search at length, without an idea of where to look.
+    """Countdown whose demonstrations search at length, however many dead ends it takes.
 
     Args:
         name: `countdown:` and some of `OPTIONS`: `search` is the number of dead ends shown at most.
@@ -144,11 +144,13 @@ class SearchedCountdown(Countdown):
     def __init__(self, name: str):
         found = options(name, OPTIONS)
         self.most = int(found["search"])
-        super().__init__(name, f"{_ABOUT} at length, up to {self.most} dead ends", int(found["largest"]), ())
+        super().__init__(
+            name, f"{_ABOUT} at length, with 0 to {self.most} dead ends", int(found["largest"]), ()
+        )
         self.max_tokens = 20 * (self.most + 1)
 
     def demonstration(self, problem: Problem, seed: int, avoid: Collection[Hashable] = ()) -> str:
-        """Ways in a random order until one works."""
+        """Some of the ways that do not work, then one that does."""
         return countdown.searched(problem, seed, avoid, self.most)  # type: ignore[arg-type]
 
     def think_on(self, completion: str) -> str | None:
