@@ -175,8 +175,8 @@ def demonstration(
 
 
 def searched(problem: Problem, seed: int, avoid: Collection[Key] = (), most: int = 12) -> str:
-    """A long search: 0 to `most` dead ends, each number as likely, drawn from all ways without an idea of where
-    to look, then a way that works.
+    """A long search: 0 to `most` dead ends, each number as likely, drawn from all ways without an idea of
+    where to look, then a way that works.
 
     What is learned from such traces (Gandhi et al., Stream of Search, arXiv 2404.03683) is to try, compare
     with the target, and go on, so a longer search finds more; short ones among them teach to aim well.
