@@ -49,7 +49,10 @@ class Difficulty:
             scores = held.score(by)
             known = np.isfinite(scores)
             ease = np.where(known, scores, 0.0).sum(axis=1) / np.maximum(known.sum(axis=1), 1)
-            ease[~known.any(axis=1)] = ease.min()
+            scored = known.any(axis=1)
+            if not scored.any():
+                raise FlopwiseError(f"difficulty: no sample has a score by {by}; choose another judge")
+            ease[~scored] = ease[scored].min()
         return cls(by, ease, held.cost(held.n, by) - held.prefill_flops, held.n)
 
     @classmethod
