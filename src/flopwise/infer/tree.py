@@ -180,8 +180,8 @@ class Tree:
         return [self.value(n, found.get(n.id, 0.0)) for n in nodes]
 
     def value(self, node: Node, value: float) -> Node:
-        """The node with a value, to six digits: what is left of them depends on who was judged beside it."""
-        self.nodes[node.id] = replace(node, value=round(value, 6))
+        """The node with a value."""
+        self.nodes[node.id] = replace(node, value=value)
         return self.nodes[node.id]
 
     def path(self, node: Node) -> list[Node]:
@@ -304,7 +304,9 @@ class Hands:
         places = [[(n.problem, n.tokens[n.start :]) for n in a.nodes] for a in asked]
         plain = [node for a, nodes in zip(asked, places, strict=True) if not a.each for node in nodes]
         new = [node for node in dict.fromkeys(plain) if node not in self.known]
-        self.known |= dict(zip(new, self.room.values(new, self.by).tolist(), strict=True))
+        # What is left of six digits depends on who was judged beside it.
+        values = self.room.values(new, self.by).round(6).tolist()
+        self.known |= dict(zip(new, values, strict=True))
         steps = [i for i, a in enumerate(asked) if a.each]
         by = [f"{self.by}_last" if self.by == "process" else self.by]
         found = iter(

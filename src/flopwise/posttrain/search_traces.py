@@ -9,8 +9,7 @@ wrong.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from flopwise.flops.ledger import Ledger
 from flopwise.flops.spend import Stopwatch
 from flopwise.infer.local import LocalEngine
 from flopwise.infer.steps import step_tokens
+from flopwise.infer.tree import Frontier, Judge, Node, Piece, Search, Tree, Write, distinct, drive
 from flopwise.posttrain.bench import Bench, Progress, load_model, model_fields
 from flopwise.posttrain.rejection import pool, write_rows
 
@@ -28,19 +28,6 @@ if TYPE_CHECKING:
 
 BLOCK = 256
 """Problems searched together."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """What has been written so far for a problem: token ids, their log-probability, and how good it looks."""
-
-    problem: int
-    tokens: tuple[int, ...] = ()
-    logprob: float = 0.0
-    value: float = 0.0
-
-
-Valuer = Callable[[Sequence[Node]], Sequence[float]]
 
 
 def run_step(folder: RunFolder, parents: dict[str, RunFolder], progress: Progress) -> None:
@@ -101,71 +88,75 @@ class Searcher:
 
     def search(self, problems: Sequence[Any], seed: int) -> list[list[str]]:
         """Verified traces of each problem."""
-        spec, prompts = self.spec, self.bench.prompts(problems)
-        open_nodes = [[Node(p)] for p in range(len(problems))]
+        prompts = self.bench.prompts(problems)
         found: list[list[str]] = [[] for _ in problems]
-        for step in range(spec["max_steps"]):
-            chosen: list[Node] = []
-            for p, nodes in enumerate(open_nodes):
-                if len(found[p]) < spec["keep_per_problem"]:
-                    nodes.sort(key=lambda n: (-n.value, -n.logprob, n.tokens))
-                    chosen += nodes[: spec["width"]]
-                    rest = nodes[spec["width"] :] if spec["search"] == "tree" else []
-                    open_nodes[p] = rest
-                else:
-                    open_nodes[p] = []
-            if not chosen:
-                break
-            begun, ended = self._write(prompts, chosen, seed * 31 + step)
-            for node in ended:
-                text = self.bench.tokenizer.decode(node.tokens)
-                texts = found[node.problem]
-                full = len(texts) == spec["keep_per_problem"]
-                if not full and text not in texts and self.task.verify(problems[node.problem], text):
-                    texts.append(text)
-            for node, value in zip(begun, self._values(problems, prompts, begun), strict=True):
-                valued = Node(node.problem, node.tokens, node.logprob, value)
-                open_nodes[node.problem].append(valued)
+        searches = [self._rounds(Tree(p), problem, found[p]) for p, problem in enumerate(problems)]
+        drive(
+            searches,
+            lambda asked, step: self._write(prompts, asked, seed * 31 + step),
+            lambda asked: self._values(problems, prompts, asked),
+        )
         return found
 
+    def _rounds(self, tree: Tree, problem: Any, found: list[str]) -> Search:
+        """Go on from the best open nodes of a problem until enough traces are found."""
+        spec = self.spec
+        frontier = Frontier([tree.root], keep=spec["search"] == "tree")
+        for _ in range(spec["max_steps"]):
+            if len(found) == spec["keep_per_problem"]:
+                return
+            children = yield from tree.grow(frontier.take(spec["width"]), spec["branch"], judged=False)
+            for node in children:
+                text = self.bench.tokenizer.decode(node.tokens)
+                full = len(found) == spec["keep_per_problem"] or node.state != "done"
+                if not full and text not in found and self.task.verify(problem, text):
+                    found.append(text)
+            frontier.add((yield from tree.judge(distinct([n for n in children if n.state == "open"]))))
+
     def _write(
-        self, prompts: Sequence[Sequence[int]], nodes: Sequence[Node], seed: int
-    ) -> tuple[list[Node], list[Node]]:
-        """`branch` next steps of each node: those that go on, and answers that came to their end."""
+        self, prompts: Sequence[Sequence[int]], asked: Sequence[Write], seed: int
+    ) -> list[list[Piece]]:
+        """Next steps of all nodes that were asked for; those that came to no end, or grew too long, are left
+        out."""
         spec, eos = self.spec, self.bench.tokenizer.eos_id
-        whole = [[*prompts[n.problem], *n.tokens] for n in nodes]
+        nodes = [(i, at, node) for i, a in enumerate(asked) for at, node in enumerate(a.nodes)]
+        whole = [[*prompts[n.problem], *n.tokens] for _, _, n in nodes]
+        pieces: list[list[Piece]] = [[] for _ in asked]
         room = self.engine.cfg.max_seq_len - max(map(len, whole))
         limit = min(spec["step_tokens"], room)
         if limit < 1:
-            return [], []
+            return pieces
         out = self.engine.sample(
             whole, spec["branch"], limit, [eos, *self.ends], spec["temperature"], seed=seed
         )
         self.ledger.used("sample", self.parents["init"].id, out.usage)
         self.written += len(out.lengths)
-        begun: dict[tuple[int, tuple[int, ...]], Node] = {}
-        ended: dict[tuple[int, tuple[int, ...]], Node] = {}
-        for i in np.flatnonzero(out.finished).tolist():
-            node, ids = nodes[int(out.prompt_index[i])], out.ids[i, : out.lengths[i]].tolist()
-            tokens = node.tokens + tuple(ids[:-1] if ids[-1] == eos else ids)
-            if len(tokens) > spec["max_tokens"]:
-                continue
-            grown = Node(node.problem, tokens, node.logprob + float(out.logprobs[i].sum()))
-            (ended if ids[-1] == eos else begun).setdefault((node.problem, tokens), grown)
-        return list(begun.values()), list(ended.values())
+        for row in np.flatnonzero(out.finished).tolist():
+            i, at, node = nodes[int(out.prompt_index[row])]
+            ids = out.ids[row, : out.lengths[row]].tolist()
+            new = tuple(ids[:-1] if ids[-1] == eos else ids)
+            if len(node.tokens) + len(new) <= spec["max_tokens"]:
+                logprob = float(out.logprobs[row].sum())
+                pieces[i].append(Piece(at, new, logprob, ended=ids[-1] == eos))
+        return pieces
 
     def _values(
-        self, problems: Sequence[Any], prompts: Sequence[Sequence[int]], nodes: Sequence[Node]
-    ) -> list[float]:
+        self, problems: Sequence[Any], prompts: Sequence[Sequence[int]], asked: Sequence[Judge]
+    ) -> list[list[float]]:
         """How good each node looks: log-odds of the reward model, or minus the steps that are wrong."""
-        if not nodes:
-            return []
-        if self.scorer is None:
-            texts = self.bench.tokenizer.decode_batch([n.tokens for n in nodes])
-            return [
-                -float(sum(not s.ok for s in self.task.steps(text.rstrip(",; \n"), problems[n.problem])))
-                for n, text in zip(nodes, texts, strict=True)
-            ]
+        nodes = [node for a in asked for node in a.nodes]
+        found = iter(self._checked(problems, nodes) if self.scorer is None else self._rated(prompts, nodes))
+        return [[next(found) for _ in a.nodes] for a in asked]
+
+    def _checked(self, problems: Sequence[Any], nodes: Sequence[Node]) -> list[float]:
+        texts = self.bench.tokenizer.decode_batch([n.tokens for n in nodes])
+        return [
+            -float(sum(not s.ok for s in self.task.steps(text.rstrip(",; \n"), problems[n.problem])))
+            for n, text in zip(nodes, texts, strict=True)
+        ]
+
+    def _rated(self, prompts: Sequence[Sequence[int]], nodes: Sequence[Node]) -> list[float]:
+        assert self.scorer is not None
         start = time.perf_counter()
         whole = [[*prompts[n.problem], *n.tokens] for n in nodes]
         values, flops = self.scorer.reward(whole)
