@@ -1,4 +1,4 @@
-"""Strategies that act, on a small model: equal seeds give equal results, whoever is asked beside; servers too."""
+"""Strategies that act, on a small model: equal seeds, equal results, whoever is asked beside; servers too."""
 
 from __future__ import annotations
 

@@ -157,7 +157,8 @@ def test_a_task_that_says_nothing_of_thinking_is_refused() -> None:
     with pytest.raises(FlopwiseError, match="task letters has no continuation and no early answer; take a"):
         solve(room, "budget", 2)
     for name, says in [
-        ("budget:tokens=-1", "tokens is -1"), ("budget:at=word", "at is 'word'"), ("revise:window=0", "window"),
+        ("budget:tokens=-1", "tokens is -1"), ("budget:at=word", "at is 'word'"),
+        ("revise:window=0", "window is 0"),
         ("refine:reward", "by is 'reward', must be one of process, checker, self"),
         ("mixed:chains=-1", "chains is -1"), ("revise:nobody", "must be one of reward, process"),
     ]:  # fmt: skip
