@@ -31,12 +31,14 @@ def command_line() -> typer.Typer:
         infer,
         isoflop,
         laws,
+        next,
         plan,
         policy,
         posttrain,
         pretrain,
         report,
         runs,
+        verify,
     )
 
     if not app.registered_commands:
@@ -49,6 +51,8 @@ def command_line() -> typer.Typer:
             isoflop,
             coverage,
             plan,
+            next,
+            verify,
             infer,
             policy,
             report,

@@ -46,8 +46,8 @@ class NextRuns:
     """The runs to do next.
 
     `runs`: in the order of choice, each with the law's variables, `cost` in FLOPs, its `row` in the table of
-    candidates (from 1) and, where a run gives several, `rows` up to where it is to be trained. `narrowing`: by
-    law, at the aim (root mean square of several aims). `others`: half-width after simpler choices at the same
+    candidates (from 1) and, where a run gives several, `rows` up to where it is to be trained. `narrowing`:
+    by law, at the aim (root mean square of several). `others`: half-width after simpler choices at the same
     budget. `between`: how far two laws are apart at the aim, and the chance to take one for the other now (1)
     and after the runs. `regret`: of the plan, for goal "plan".
     """
@@ -84,11 +84,11 @@ def next_runs(
         budget: FLOPs of all runs together.
         goal: "prediction" narrows the law's interval at `at`; "plan" lowers the expected regret of the split
             between N and D at `plan_budget` FLOPs (with a lifetime `demand` of tokens at inference).
-        at: the law's variables where it is to be known, numbers or lists; 10 times the largest compute without.
+        at: the law's variables where it is to be known, numbers or lists; else 10 times the largest compute.
         candidates: table of runs that could be made (anything `read_table` takes); `grid` else.
         grid: by variable from, to, number of values.
         cost: column of the candidates with FLOPs; C, or 6 N D, without.
-        cluster: column of the candidates whose rows are one run; such a run may be stopped at any of its rows.
+        cluster: column of the candidates whose rows are one run, which may be stopped at any of them.
         groups: of each fitted row the run it is of, where rows of one run share noise.
         bend: what the forms are assumed to err by a decade away from the aim, on the scale of residuals.
 
@@ -102,7 +102,7 @@ def next_runs(
             raise FlopwiseError("next: goal plan needs the plan's own budget in FLOPs (--plan-budget)")
         aims = _of_plan(fits, plan_budget, demand)
     else:
-        aims = _aims(fits, at)
+        aims = aims_of(fits, at)
     found = (
         from_grid(fits, budget, aims, grid) if candidates is None
         else from_table(fits, candidates, cost, cluster)
@@ -168,7 +168,7 @@ def _check(fits: list[Fit], budget: float, goal: str, bend: float) -> None:
         )
 
 
-def _aims(fits: list[Fit], at: Mapping[str, Any] | None) -> Columns:
+def aims_of(fits: list[Fit], at: Mapping[str, Any] | None) -> Columns:
     """Where the laws are to be known."""
     names = list(dict.fromkeys(v for f in fits for v in f.form.variables))
     if at:
@@ -249,19 +249,17 @@ def _notes(
     out = []
     if any(f.problem is None for f in fits):
         out.append(
-            "a fit's file holds no runs: its covariance stands for them, and is taken as if parameters were as "
-            "fitted; give the table instead to look at other parameters too"
+            "a fit's file holds no runs: its covariance stands for them, as if parameters were as fitted; "
+            "give the table instead to reckon with other parameters too"
         )
     beyond = max(f._beyond({n: aims[n] for n in f.form.variables}) for f in fits)
     if beyond > FAR:
         out.append(
-            f"the aim is {beyond:.3g} times beyond the runs: intervals do not know whether the form still holds "
-            f"there; plan a run in between"
+            f"the aim is {beyond:.3g} times beyond the runs: intervals do not know whether the form still "
+            f"holds there; plan a run in between"
         )
     if not chosen or all(n.after > (1 - CHANGED) * n.before for n in narrowing):
-        out.append(
-            "no affordable run adds more than next to nothing; spend the budget elsewhere, or give more"
-        )
+        out.append("no affordable run adds more than next to nothing: keep the budget, or give more")
     if bend:
         out.append(f"assumed: forms err by {bend:g} a decade away from the aim (--bend)")
     return out
