@@ -13,7 +13,7 @@ from flopwise.errors import FlopwiseError
 from flopwise.plan.marginal import value_at
 from flopwise.plan.response import Response
 from flopwise.plan.setting import Setting
-from flopwise.plan.solve import Points, optimise
+from flopwise.plan.solve import AROUND, Points, optimise
 
 DRAWS = 200
 FAR, TOO_FAR = 10.0, 100.0
@@ -177,6 +177,12 @@ def _binding(response: Response, setting: Setting, at: dict[str, float]) -> list
     trained = float(setting.training(at["N"], at["D"]) + setting.tuning(at["N"], at["post"]))
     if trained >= 0.99 * setting.most_trained():
         said.append("the deadline: training takes all the time there is")
+    for name, words in (("N", "size"), ("D", "tokens"), ("post", "post-training")):
+        low, high = response.ranges.get(name, (0.0, np.inf))
+        if name in response.variables and (
+            at[name] >= 0.99 * AROUND * high or 0 < at[name] <= 1.01 * low / AROUND
+        ):
+            said.append(f"{words} {AROUND:.0f} times beyond what was fitted: no plan goes farther")
     if limits.data is not None and at["D"] > limits.data * 1.01:
         said.append(f"data: {at['D'] / limits.data:.1f} passes over what there is")
     return said
