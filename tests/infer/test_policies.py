@@ -10,10 +10,10 @@ from policy_worlds import beta_world, samples_of
 
 from flopwise.errors import FlopwiseError
 from flopwise.infer.policies import Difficulty, parallel, policies, stopping
-from flopwise.infer.policies.comparing import Curve, compare, read_off, weights
+from flopwise.infer.policies.comparing import Curve, compare, read_off, risen, weights
 from flopwise.infer.policies.difficulty import coverage
 from flopwise.infer.policies.fitted import by_posterior, cross_fit, fit
-from flopwise.infer.policies.rules import Accept
+from flopwise.infer.policies.rules import Accept, rising
 
 A, B = 0.4, 1.2
 VERIFIER = "best_of_n:verifier"
@@ -179,3 +179,8 @@ def test_nonsense_is_one_line(given, says):
         policies(s, **given)
     with pytest.raises(FlopwiseError, match="19 problems"):
         policies(s.take(np.arange(19)))
+
+
+def test_curves_are_made_to_rise_as_by_pooling_neighbours():
+    values = np.random.default_rng(0).random((50, 20))
+    assert risen(values) == pytest.approx(np.stack([rising(row, np.ones(20)) for row in values]))

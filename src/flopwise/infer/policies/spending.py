@@ -175,7 +175,7 @@ def spread(
             f"{minimum * cost.sum():.4g}; spend more"
         )
     dear, cheap = float(np.log(gain(np.zeros(len(a))).max()) + 1e-9), -700.0
-    for _ in range(60):
+    for _ in range(40):
         middle = (dear + cheap) / 2
         if wanted(np.exp(middle)) @ cost > total:
             cheap = middle
