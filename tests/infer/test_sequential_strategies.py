@@ -177,3 +177,10 @@ def test_the_room_is_left_as_it_was() -> None:
     room = make_room({"*": ["a;b!$"]}, max_tokens=17)
     solve(room, "revise:none", 3)
     assert room.max_tokens == 17
+
+
+def test_a_trace_is_not_forced_on_where_it_would_have_to_be_cut() -> None:
+    follow = {"": ["x;y!$"], "x;y?": ["a;b;c!$"], "x;y?a;b;c?": ["a;b!$"]}
+    outcome = solve(make_room(follow, task=ThinkingLetters(), max_tokens=60), "budget", 3)
+    # The first answer takes 5 tokens, so 10 are left; the next takes 7, and 3 are too few for another.
+    assert answers(outcome) == ["x;y?a;b;c!"] and outcome.tokens == 12

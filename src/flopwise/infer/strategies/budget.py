@@ -30,8 +30,8 @@ class Budget(Growing):
     """One trace with n times `tokens` of thinking; the answer is its last.
 
     Args:
-        tokens: thinking tokens for each of n; 0: as many as the model's own first answer took, so that n = 1
-            is one plain sample.
+        tokens: thinking tokens for each of n, an answer that is opened not among them; 0: as many as the
+            model's own first answer took, so that n = 1 is one plain sample.
         at: end, to force where the model would end; step, also where it would end a step.
         answer: tokens of an answer that was opened for the model.
     """
@@ -74,25 +74,25 @@ class Budget(Growing):
         return [self._trace(room, tree, n, room.max_tokens)]
 
     def _trace(self, room: Room, tree: Tree, n: int, most: int) -> Search:
-        left, node = n * self.tokens, tree.root
+        left, node, last = n * self.tokens, tree.root, 0
         if not self.tokens:
             # The model's own answer is the unit.
             [node] = yield from tree.grow(
                 [node], whole=True, limit=most, judged=False, keep=False, kind="sample"
             )
-            left = (n - 1) * len(node.tokens)
+            left, last = (n - 1) * len(node.tokens), len(node.tokens)
         while left > 0 and node.state != "cut":
             if node.state == "done" or (self.at == "step" and node.id):
                 forced = room.task.think_on(room.text(node.tokens))
-                if forced is None and node.state == "done":
-                    break
+                if node.state == "done" and (forced is None or (not self.tokens and last > left)):
+                    break  # no more that would come to its end
                 if forced is not None:
                     node = tree.put(node, room.tokenizer.encode(forced), "extend", "thinks on")
             [grown] = yield from tree.grow(
                 [node], whole=self.at == "end", limit=left, judged=False, keep=False
             )
-            left -= len(grown.tokens) - len(node.tokens)
-            node = grown
+            last = len(grown.tokens) - len(node.tokens)
+            left, node = left - last, grown
             if not left and node.state != "done":
                 node = replace(node, state="cut")
         if node.state == "done":

@@ -142,16 +142,18 @@ def room_for(room: Room, tokens: int) -> Iterator[None]:
 def decide(candidates: Sequence[Candidate], final: str, rng: np.random.Generator) -> Choice:
     """Choose among answers by their values; abstains where none answers, and votes where none has a value."""
     values = [c.scores.get(VALUE, float("nan")) for c in candidates]
+    if np.isnan(values).all():
+        values = []
     answering = [i for i, c in enumerate(candidates) if c.answer is not None]
     if not answering:
         return Choice(None, scores=values)
     if final == "last":
         return Choice(answering[-1], scores=values)
     if final == "best":
-        place, tied = one_of_the_best([values[i] for i in answering], rng)
+        place, tied = one_of_the_best([values[i] if values else 0.0 for i in answering], rng)
         return Choice(answering[place], scores=values, tied=tied)
     if final == "weighted":
-        weights = np.nan_to_num(values, nan=0.0).tolist()
+        weights = np.nan_to_num(values or np.zeros(len(candidates)), nan=0.0).tolist()
         if any(weights[i] > 0 for i in answering):
             return vote(candidates, weights, rng)
     return vote(candidates, [1.0] * len(candidates), rng)
