@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flopwise.cli.answers import parts, printable, show_answer, show_comparison
-from flopwise.cli.shared import Bar, read
+from flopwise.cli.probe import probe as fit_probe
+from flopwise.cli.shared import Bar, read, settle
 from flopwise.cli.tables import Where, heard
 from flopwise.errors import FlopwiseError
 
@@ -73,6 +73,7 @@ def register(app: typer.Typer) -> None:
     app.command("strategies")(list_strategies)
     app.command("solve")(solve)
     app.command("eval")(evaluate)
+    app.command("probe")(fit_probe)
     app.command("score")(score)
 
 
@@ -167,7 +168,7 @@ def solve(
     """Answer problems: the answer, its steps marked right or wrong, how it was chosen, what it cost."""
     from flopwise.infer.solving import solve as run
 
-    _settle()
+    settle()
     if strategy == "best_of_n" and by is None:
         # Naming a judge means going by it.
         given = {"reward": reward, "process": process, "probe": probe, "judge": judge}
@@ -226,7 +227,7 @@ def evaluate(
     """Compare strategies on held-out problems: accuracy with its interval, FLOPs and seconds a question."""
     from flopwise.infer.assess import assess
 
-    _settle()
+    settle()
     bar = Bar("sampling", quiet=as_json)
     result = assess(
         model, strategy, n, problems, data, task, seed, bar, reward=reward, process=process, probe=probe,
@@ -285,14 +286,3 @@ def _entry(entry: dict[str, Any]) -> str:
     span = f" ({entry['low']:.3f} to {entry['high']:.3f})" if entry["low"] is not None else " (one problem)"
     drawn = f"  subsets drawn, error {entry['mc_se']:.4f}" if entry.get("mc_se") else ""
     return f"{entry['value']:.3f}{span}{drawn}"
-
-
-def _settle() -> None:
-    """One thread unless OMP_NUM_THREADS says otherwise: models this small lose by more on a busy machine."""
-    import torch
-
-    from flopwise.flops.hardware import keep_freed_memory
-
-    keep_freed_memory()
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Iterable
@@ -109,3 +110,14 @@ class Bar:
         """Take the bar away."""
         if self.shown > self.started + 1.8 and sys.stderr.isatty():
             sys.stderr.write("\r\x1b[2K")
+
+
+def settle() -> None:
+    """One thread unless OMP_NUM_THREADS says otherwise: models this small lose by more on a busy machine."""
+    import torch
+
+    from flopwise.flops.hardware import keep_freed_memory
+
+    keep_freed_memory()
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)

@@ -420,6 +420,15 @@ class LocalEngine:
         return out, flops
 
     @torch.inference_mode()
+    def states(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        """The model's last hidden state, normalised, at each sequence's last token [N, d_model] float32."""
+        out = np.zeros((len(sequences), self.cfg.d_model), dtype=np.float32)
+        for ids, rows in self._padded(sequences):
+            last = torch.tensor([len(sequences[i]) - 1 for i in rows])
+            out[rows] = self.model.hidden(ids)[torch.arange(len(rows)), last].float().numpy()
+        return out
+
+    @torch.inference_mode()
     def rewards_at(
         self, sequences: Sequence[Sequence[int]], places: Sequence[Sequence[int]]
     ) -> tuple[list[np.ndarray], float]:

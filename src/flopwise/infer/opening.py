@@ -202,7 +202,8 @@ def _scorers(opened: Opened, task: Task[Any], setting: Setting) -> dict[str, Sco
         from flopwise.infer.probe import Probe
 
         assert opened.found is not None
-        found["probe"] = Probe.load(Path(setting.probe), opened.found.folder)
+        local: Any = opened.engine
+        found["probe"] = Probe.load(Path(setting.probe), opened.found.folder, local)
     if setting.judge is not None:
         found["judge"] = _judge(setting.judge, task, setting)
     return found

@@ -80,7 +80,7 @@ class OutcomeScorer:
     def score(self, written: Sequence[Written]) -> Scores:
         """As score `reward`."""
         values, _ = self.engine.reward(_sequences(written))
-        return Scores({"reward": values.astype(float)}, _read_flops(self.engine.cfg, written))
+        return Scores({"reward": values.astype(float)}, read_flops(self.engine.cfg, written))
 
     def values(self, written: Sequence[Written]) -> tuple[np.ndarray, np.ndarray]:
         """What it says of a part, though it has only learned whole answers."""
@@ -102,13 +102,13 @@ class ProcessScorer:
         ends = [step_ends(self.task, w.tokens, self.tokenizer, w.finished) for w in written]
         each, _ = score_answers(self.engine, [w.prompt for w in written], [w.tokens for w in written], ends)
         by = {f"process_{how}": aggregate(each, how) for how in HOW}
-        flops = _read_flops(self.engine.cfg, written, head=True)
+        flops = read_flops(self.engine.cfg, written, head=True)
         return Scores(by, flops, [tuple(chance(e).tolist()) for e in each])
 
     def values(self, written: Sequence[Written]) -> tuple[np.ndarray, np.ndarray]:
         """The chance that the answer will be right, at the last token of the part."""
         found, _ = self.engine.reward(_sequences(written))
-        return chance(found), _read_flops(self.engine.cfg, written)
+        return chance(found), read_flops(self.engine.cfg, written)
 
 
 @dataclass
@@ -166,7 +166,7 @@ def _sequences(written: Sequence[Written]) -> list[list[int]]:
     return [[*w.prompt, *w.tokens] for w in written]
 
 
-def _read_flops(cfg: ModelConfig, written: Sequence[Written], head: bool = False) -> np.ndarray:
+def read_flops(cfg: ModelConfig, written: Sequence[Written], head: bool = False) -> np.ndarray:
     """Of a scorer reading each whole sequence [N]; with a score at every token or at the last alone."""
 
     @cache
