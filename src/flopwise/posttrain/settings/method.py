@@ -52,6 +52,8 @@ class PhaseSection(Settings):
     curve_points: Count = 4
     keep: Literal["last", "best"] = "last"
     patience: int = Field(default=0, ge=0)
+    val_max_tokens: Count | None = None
+    """Of an answer in a validation; 64 where nothing is said."""
     lora: LoraSection | None = None
     """Train adapters alone; the rate is `rates.lora` times `rate_factor`."""
 
