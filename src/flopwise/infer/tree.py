@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 
 State = Literal["open", "done", "cut"]
+Place = tuple[int, tuple[int, ...]]
+"""A problem, and the token ids written for it so far."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Node:
     problem: int
     tokens: tuple[int, ...] = ()
     logprob: float = 0.0
-    value: float = float("nan")
+    value: float = nan
     state: State = "open"
     id: int = 0
     parent: int | None = None
@@ -51,13 +54,15 @@ class Node:
 class Piece:
     """What was written in one go after the node at place `parent` of those asked for: new tokens with a final
     stop token if one was drawn, their log-probability in nats, whether the completion has `ended`, and
-    whether it is `full`, so that nothing may follow."""
+    whether it is `full`, so that nothing may follow; `paid` are the tokens that were drawn for it, if they
+    are not its own."""
 
     parent: int
     tokens: tuple[int, ...]
     logprob: float
     ended: bool
     full: bool = False
+    paid: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,7 @@ class Tree:
     def full_length(self) -> float:
         """Mean tokens of whole answers so far, from the root on; NaN before there is one."""
         lengths = [len(a.tokens) - a.start for a in self.answers if a.state == "done"]
-        return float(np.mean(lengths)) if lengths else float("nan")
+        return float(np.mean(lengths)) if lengths else nan
 
     def add(self, node: Node, parent: Node, kind: Kind = "step", note: str = "") -> Node:
         """Put a node under another; returns it with its id."""
@@ -129,7 +134,7 @@ class Tree:
     ) -> Node:  # fmt: skip
         """A text that nobody wrote, to go on from or to answer with: a forced continuation, a critic's word,
         a cut. Its log-probability is not known."""
-        node = Node(self.problem, tuple(tokens), float("nan"), state=state, start=start)
+        node = Node(self.problem, tuple(tokens), nan, state=state, start=start)
         return self.add(node, parent, kind, note)
 
     def note(self, node: Node, text: str) -> None:
@@ -155,9 +160,9 @@ class Tree:
                 state = "cut"
             child = replace(
                 node, tokens=node.tokens + row.tokens, logprob=node.logprob + row.logprob,
-                value=float("nan"), state=state,
+                value=nan, state=state,
             )  # fmt: skip
-            self.written += len(row.tokens)
+            self.written += len(row.tokens) if row.paid is None else row.paid
             children.append(self.add(child, node, kind, note))
         if self.written >= self.most:
             children = [c if c.state == "done" else self.cut(c) for c in children]
@@ -260,7 +265,8 @@ class Hands:
 
     def __init__(self, room: Room, seed: int, by: str, step: int):
         self.room, self.seed, self.by, self.step = room, seed, by, step
-        self.known: dict[tuple[int, tuple[int, ...]], float] = {}
+        self.known: dict[Place, float] = {}
+        self.rest: dict[tuple[float | None, Place], list[Row]] = {}
 
     def write(self, asked: Sequence[Write], round_: int) -> list[list[Piece]]:
         """Pieces for each request; requests of one kind are sampled together."""
@@ -278,26 +284,50 @@ class Hands:
             rows = iter(self._sample(nodes, n, limit, whole, round_, temperature))
             for i in places:
                 for at, node in enumerate(asked[i].nodes):
-                    out[i] += [self._piece(at, node, next(rows)) for _ in range(n)]
+                    out[i] += [self._piece(at, node, *next(rows)) for _ in range(n)]
         return out
 
-    def _piece(self, at: int, node: Node, row: Row) -> Piece:
+    def _piece(self, at: int, node: Node, row: Row, paid: int) -> Piece:
         most = self.room.max_tokens
         if self.room.cfg is not None:
             most = min(most, self.room.cfg.max_seq_len - len(self.room.asked.ids[node.problem]))
         full = not row.tokens or len(node.tokens) + len(row.tokens) >= most
-        return Piece(at, row.tokens, row.logprob, row.ended, full)
+        return Piece(at, row.tokens, row.logprob, row.ended, full, paid)
 
     def _sample(
-        self, nodes: list[tuple[int, tuple[int, ...]]], n: int, limit: int, whole: bool, round_: int,
-        temperature: float | None,
-    ) -> list[Row]:  # fmt: skip
-        room = self.room
-        # A server leaves out the text it stopped at, so steps are cut here, from a longer piece.
-        hidden = not whole and room.cfg is None
-        stop = room.asked.stop if whole or hidden else [*room.asked.stop, *room.step_ends]
-        rows = room.sample(nodes, n, limit, stop, self.seed * 1_000_003 + round_, temperature)
-        return [first_step(r, room.step_ends) for r in rows] if hidden else rows
+        self, nodes: list[Place], n: int, limit: int, whole: bool, round_: int, temperature: float | None
+    ) -> list[tuple[Row, int]]:
+        """Rows and the tokens paid for each."""
+        room, seed = self.room, self.seed * 1_000_003 + round_
+        if not whole and room.cfg is None:
+            return self._steps_of_server([node for node in nodes for _ in range(n)], limit, seed, temperature)
+        stop = room.asked.stop if whole else [*room.asked.stop, *room.step_ends]
+        rows = room.sample(nodes, n, limit, stop, seed, temperature)
+        return [(row, len(row.tokens)) for row in rows]
+
+    def _steps_of_server(
+        self, nodes: list[Place], limit: int, seed: int, temperature: float | None
+    ) -> list[tuple[Row, int]]:
+        """A server leaves out the text it stopped at, so a longer piece is cut into steps here; what comes
+        after the first is kept for whoever goes on from it, as it is a sample like any other."""
+        found: list[tuple[Row, int]] = []
+        kept = [rest.pop(0) if (rest := self.rest.get((temperature, node))) else None for node in nodes]
+        new = [node for node, row in zip(nodes, kept, strict=True) if row is None]
+        rows = iter(self.room.sample(new, 1, limit, self.room.asked.stop, seed, temperature) if new else ())
+        ends = set(self.room.step_ends)
+        for (problem, before), old in zip(nodes, kept, strict=True):
+            row = next(rows) if old is None else old
+            paid = len(row.tokens) if old is None else 0
+            at = next((i for i, token in enumerate(row.tokens[:-1]) if token in ends), None)
+            if at is not None:
+                # Log-probabilities are told for a whole row alone.
+                step = replace(row, tokens=row.tokens[: at + 1], logprob=nan, finished=True, ended=False)
+                rest = replace(row, tokens=row.tokens[at + 1 :], logprob=nan)
+                place = (problem, before + step.tokens)
+                self.rest.setdefault((temperature, place), []).append(rest)
+                row = step
+            found.append((row, paid))
+        return found
 
     def judge(self, asked: Sequence[Judge]) -> list[list[Any]]:
         """Values in [0, 1] for each request, of the nodes or of all their steps; a text is valued once."""
@@ -316,14 +346,6 @@ class Hands:
             [next(found).steps if a.each else self.known[node] for node in nodes]
             for a, nodes in zip(asked, places, strict=True)
         ]
-
-
-def first_step(row: Row, ends: Sequence[int]) -> Row:
-    """A row up to the first token that closes a step; what comes after it is thrown away."""
-    at = next((i for i, token in enumerate(row.tokens[:-1]) if token in set(ends)), None)
-    if at is None:
-        return row
-    return replace(row, tokens=row.tokens[: at + 1], logprob=float("nan"), finished=True, ended=False)
 
 
 def drive(

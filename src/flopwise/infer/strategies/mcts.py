@@ -124,6 +124,7 @@ class Visits:
             return mean + self.explore * sqrt(log(N) / n)
         top = max(s.logprob for s in siblings)
         prior = exp(child.logprob - top) / sum(exp(s.logprob - top) for s in siblings)
+        prior = prior if prior == prior else 1 / len(siblings)  # a server may not tell probabilities
         return mean + self.explore * prior * sqrt(N) / (1 + n)
 
     def open(self) -> list[Node]:

@@ -7,15 +7,15 @@ itself, in words, as in the paper.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from flopwise.infer.steps import step_ends
 from flopwise.infer.strategies.searching import Searching
-from flopwise.infer.tree import Judge, Node, Search, Tree
+from flopwise.infer.tree import Judge, Node, Search, Tree, Write
 
 if TYPE_CHECKING:
     from flopwise.infer.room import Room
@@ -66,7 +66,7 @@ class Refine(Searching):
             node = tree.put(answer, kept, "cut", f"step {wrong + 1} looks wrong")
             [answer] = yield from tree.grow([node], whole=True, judged=False, kind="revise")
 
-    def _values(self, room: Room, answer: Node) -> Search:
+    def _values(self, room: Room, answer: Node) -> Generator[Write | Judge, Any, list[float]]:
         """Of each step of an answer."""
         if self.by == "process":
             [values] = yield Judge((answer,), each=True)
