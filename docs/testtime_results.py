@@ -2,8 +2,8 @@
 
     python docs/testtime_results.py RUNS NAME [COMMAND]
 
-RUNS is the folder of runs, or the results.json beside its report. COMMAND is what made the runs, if it was not
-`flopwise run testtime-NAME`. All sentences are made from the numbers.
+RUNS is the folder of runs, or the results.json beside its report. COMMAND is what made the runs, if it was
+not `flopwise run testtime-NAME`. All sentences are made from the numbers.
 """
 
 from __future__ import annotations
@@ -69,7 +69,8 @@ def page(results: dict[str, Any], name: str, command: str, pictures: dict[str, l
         f"    python docs/testtime_results.py testtime-{name} {name}\n",
         f"Machine: {', '.join(o['devices'])}. {seconds(o['span_seconds'])} from first start to last end, "
         f"{seconds(o['worker_seconds'])} of work, {flop(o['total_flops'])} in all; {o['done']} runs"
-        f"{', ' + str(o['failed']) + ' failed' if o['failed'] else ''}. Page made on {results['made'][:10]}; {versions}.\n",
+        f"{', ' + str(o['failed']) + ' failed' if o['failed'] else ''}. Page made on {results['made'][:10]}; "
+        f"{versions}.\n",
         _bullets("What the comparisons say", s["findings"]),
         _bullets("Laws", [f"**{law['name']}** ({law['status']}): {law['text']}" for law in s["laws"]]),
         *(_entry(e, pictures.get(e["name"], [])) for e in s["entries"]),
@@ -130,14 +131,18 @@ def _searches(e: dict[str, Any]) -> str:
     rows = []
     for q in e["searches"]:
         difference = points(q["difference"], q["se"])
-        rows.append([f"`{q['name']}`", q["n"], flop(q["cost"]), percent(q["value"]), f"`{q['rival']}`",
-                     percent(q["rival_value"]), f"**{difference}**" if q["clear"] else difference])  # fmt: skip
+        rows.append(
+            [f"`{q['name']}`", q["n"], flop(q["cost"]), percent(q["value"]), f"`{q['rival']}`",
+             percent(q["rival_value"]), f"**{difference}**" if q["clear"] else difference]
+        )  # fmt: skip
+    if not rows:
+        return ""
     head = ["search", "n", "FLOPs", "accuracy", "best-of-n for the same FLOPs", "accuracy", "difference"]
     return (
-        "### Search against best-of-n\n\n" + table(head, rows) + "\nDifferences in points, paired by problem, ± one standard "
-        "error; bold from two. The rival is the best-of-n by any judge but the verifier that is best for these FLOPs, its "
-        "judge's included; between two budgets it is taken on the line between them.\n"
-    ) if rows else ""  # fmt: skip
+        f"### Search against best-of-n\n\n{table(head, rows)}\nDifferences in points, paired by problem, ± one "
+        "standard error; bold from two. The rival is the best-of-n by any judge but the verifier that is best "
+        "for these FLOPs, its judge's included; between two budgets it is taken on the line between them.\n"
+    )
 
 
 def _savings(e: dict[str, Any]) -> str:
@@ -166,7 +171,8 @@ def _models(results: dict[str, Any]) -> str:
          percent(e["pass_at_1"]["value"], e["pass_at_1"]["se"]), flop(e["spend"]["total_flops"])]
         for e in results["methods"]["entries"]
     ] + [
-        [o["name"], o["method"], "", "", ", ".join(f"{k} {with_error(v['value'], v['se'])}" for k, v in o["metrics"].items()),
+        [o["name"], o["method"], "", "",
+         ", ".join(f"{k} {with_error(v['value'], v['se'])}" for k, v in o["metrics"].items()),
          flop(o["spend"]["total_flops"])]
         for o in results["methods"]["others"]
     ]  # fmt: skip
@@ -178,8 +184,8 @@ KINDS = """## What the numbers are
 
 Accuracies are measured on held-out problems by an exact verifier. Strategies that choose among samples replay
 from one set of them, exactly over all subsets where there is a formula; strategies that act are run once for
-each budget. n is the budget in samples. FLOPs are counted: reading the prompt once, writing, and every judge's
-pass; the verifier is a few lines of arithmetic and counts as nothing.
+each budget. n is the budget in samples. FLOPs are counted: reading the prompt once, writing, and every
+judge's pass; the verifier is a few lines of arithmetic and counts as nothing.
 """
 
 
@@ -201,7 +207,7 @@ def against_cost(e: dict[str, Any]) -> Figure | None:
         axis(np.array([x for x, _ in rows]), f"{e['unit']} of a question", log=True),
         axis(np.array([100 * y for _, y in rows]), "accuracy, %", log=False), marks,
     )  # fmt: skip
-    note = "Solid: chosen among the same samples; dashed, hollow: strategies that act. Judges' FLOPs are included."
+    note = "Solid: chosen among the same samples; dashed, hollow: strategies that act. Judges' FLOPs included."
     return Figure(f"What each strategy makes of its FLOPs: {e['name']}", note, [panel])
 
 
@@ -218,7 +224,8 @@ def thinking(e: dict[str, Any]) -> Figure | None:
         axis(x, "tokens of a question", log=True),
         axis(np.concatenate([low, high]), "accuracy, %", log=False), marks,
     )  # fmt: skip
-    return Figure(f"Accuracy by tokens of thinking: {e['name']}", "One trace; 95% intervals over problems.", [panel])
+    note = "One trace; 95% intervals over problems."
+    return Figure(f"Accuracy by tokens of thinking: {e['name']}", note, [panel])
 
 
 if __name__ == "__main__":
