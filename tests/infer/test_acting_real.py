@@ -11,6 +11,7 @@ from toy_search import ThinkingLetters, make_room
 
 from flopwise.data.tasks import task
 from flopwise.data.tokenizer import ByteTokenizer
+from flopwise.errors import FlopwiseError
 from flopwise.infer.asking import Asked
 from flopwise.infer.engine import SampleBatch
 from flopwise.infer.local import LocalEngine
@@ -96,6 +97,13 @@ class Server:
                 out.ids[row, length - 1] = stop[0]
         out.logprobs[:] = np.nan
         return out
+
+
+def test_a_chat_behind_a_server_is_refused() -> None:
+    room = make_room({"*": ["Z!$"]}, {})
+    room.engine.chat = True  # type: ignore[attr-defined]
+    with pytest.raises(FlopwiseError, match="beam: a server's chat cannot go on from what was written"):
+        run(room, "beam", [0])
 
 
 @pytest.mark.parametrize("name", ["beam:width=2", "rebase", "particle", "mcts", "revise", "budget"])

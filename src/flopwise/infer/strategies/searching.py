@@ -65,6 +65,11 @@ class Growing(Named):
         """
         if n < 1:
             raise FlopwiseError(f"{self.kind}: n is {n}, must be at least 1")
+        if getattr(room.engine, "chat", False):
+            raise FlopwiseError(
+                f"{self.kind}: a server's chat cannot go on from what was written; ask it in style plain or "
+                "few_shot, or take a strategy that chooses among samples"
+            )
         for name in self.judges:
             need(room.scorers, name, self.kind)
         self.check(room)
