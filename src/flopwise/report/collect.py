@@ -22,6 +22,7 @@ Keys of the results (missing numbers are null; each section's `missing` says in 
   low, high, se), `coverage` (forecast from the first samples, beside what all measured), `examples`;
   `best` is the id of the model with the most coverage.
 - `exchange`, `plan`, `verification`: the plan step's, as it wrote them; `joint`: the joint law's.
+- `whatif`: laws as graphs with draws of their parameters, costs and where sliders begin; null without.
 - `family`: `trees` (nested: id, name, kind, own_flops, lineage_flops, n_params, loss, accuracy,
   children), `bases` (each base against the sum of what was made from it).
 - `data`: the data step's account: corpora with licences, problem sets, contamination; `sources`: every
@@ -75,6 +76,7 @@ from flopwise.report.posttraining import collect_experiment, is_posttraining
 from flopwise.report.posttraining_headline import posttraining_headline
 from flopwise.report.runs import MISSHAPEN, Runs, clean, misshapen, number
 from flopwise.report.testtime import collect_comparisons
+from flopwise.report.whatif import collect_whatif
 
 SCHEMA = 1
 TELL: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -121,7 +123,17 @@ def collect(folder: str | Path) -> dict[str, Any]:
         results["methods"] = empty | _section("The methods", collect_experiment, runs)
         none: dict[str, Any] = {"entries": [], "findings": [], "laws": []}
         results["comparisons"] = none | _section("The comparisons", collect_comparisons, runs)
+    if results["kind"] == "laws":
+        results["whatif"] = _maybe(collect_whatif, runs, results)
     return _told(results, runs)
+
+
+def _maybe(tell: Callable[..., dict[str, Any] | None], runs: Runs, *rest: Any) -> dict[str, Any] | None:
+    """A part that a page can do without: None if a file has an unexpected shape."""
+    try:
+        return tell(runs, *rest)
+    except MISSHAPEN:
+        return None
 
 
 MANY = 1000

@@ -38,6 +38,7 @@ PARTS = {
     },
 }  # fmt: skip
 """Sections of the page by kind of experiment, with their names in the page's navigation."""
+SCRIPTS = ("script.js", "whatif.js")
 FILTERS = (
     "count", "flop", "flop_range", "general", "percent", "percent_range", "plain", "points", "ratio",
     "rounded", "seconds", "with_error",
@@ -76,7 +77,7 @@ def render(results: dict[str, Any]) -> str:
         undefined=ChainableUndefined,
     )
     environment.filters |= {name: getattr(format, name) for name in FILTERS}
-    script = (TEMPLATES / "script.js").read_text(encoding="utf-8")
+    script = "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     parts = PARTS[results.get("kind", "laws")]
     return environment.get_template("report.html.j2").render(
