@@ -24,9 +24,8 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@pytest.fixture(params=OPTIONS.values(), ids=OPTIONS.keys())
-def model(request: pytest.FixtureRequest) -> Transformer:
-    model = Transformer(ModelConfig.from_width(32, 2, V, 48, **request.param)).initialise(0)
+def build(name: str) -> Transformer:
+    model = Transformer(ModelConfig.from_width(32, 2, V, 48, **OPTIONS[name])).initialise(0)
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for p in model.parameters():
@@ -34,6 +33,11 @@ def model(request: pytest.FixtureRequest) -> Transformer:
         for moe in model.experts():
             moe.bias.add_(torch.rand(moe.bias.shape, generator=rng) * 0.2)
     return model
+
+
+@pytest.fixture(params=OPTIONS)
+def model(request: pytest.FixtureRequest) -> Transformer:
+    return build(request.param)
 
 
 def test_logprobs_are_those_of_the_forward_pass(model):

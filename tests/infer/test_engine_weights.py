@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_models import make_model
 
-from flopwise.infer import local
+from flopwise.infer import judging
 from flopwise.infer.local import LocalEngine
 from flopwise.models import lora
 from flopwise.models.adapters import LoRA
@@ -47,7 +47,7 @@ def test_half_precision_says_nearly_the_same():
 def test_a_large_vocabulary_is_scored_in_smaller_parts(monkeypatch):
     engine, rows = LocalEngine(make_model()), [PROMPTS[2]] * 9
     whole = engine.score(rows, [1] * 9)
-    monkeypatch.setattr(local, "SCORED_LOGITS", 40 * 20)  # two rows at once
+    monkeypatch.setattr(judging, "SCORED_LOGITS", 40 * 20)  # two rows at once
     parts = list(engine._padded(rows))
     assert max(len(r) for _, r in parts) == 2
     assert np.allclose(np.stack(engine.score(rows, [1] * 9)), np.stack(whole), atol=1e-6)

@@ -214,7 +214,7 @@ def test_without_a_compiler_torch_does_the_same(fresh, monkeypatch, setting):
 
 
 def test_a_damaged_library_is_not_fatal(fresh, monkeypatch):
-    monkeypatch.setattr(native_build, "_build", lambda compiler, path: path.write_text("no library"))
+    monkeypatch.setattr(native_build, "_build", lambda compiler, path, sources: path.write_text("no library"))
     (fresh / "flopwise" / "native").mkdir(parents=True)
     assert native_build.library() is None
 

@@ -46,8 +46,24 @@ class Draw:
             token = self._restricted(logits - top, u)
         return token, logits.gather(1, token[:, None]).squeeze(1) - top.squeeze(1) - mass.log_()
 
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """What tokens are drawn from: probabilities [R, V] for logits [R, V], 0 where a token is cut off."""
+        if self.temperature == 0:
+            return F.one_hot(logits.argmax(-1), logits.shape[-1]).to(logits.dtype)
+        p, ids = self._kept(logits - logits.amax(-1, keepdim=True))
+        if ids is not None:
+            p = torch.zeros_like(logits).scatter_(1, ids, p)
+        return p / p.sum(-1, keepdim=True)
+
     def _restricted(self, logits: Tensor, u: Tensor) -> Tensor:
         """A draw at another temperature or from the likeliest tokens only; the largest logit is 0."""
+        p, ids = self._kept(logits)
+        place = invert(p, u)
+        return place if ids is None else ids.gather(1, place[:, None]).squeeze(1)
+
+    def _kept(self, logits: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Masses of the tokens that may be drawn, and which they are (None: all, in their order); the largest
+        logit is 0."""
         ids = None
         if self.top_k is not None and self.top_k < logits.shape[-1]:
             # Before top-p: a sort of k values instead of the vocabulary.
@@ -59,8 +75,7 @@ class Draw:
             # A token stays if the mass before it falls short of top_p, so the first always does.
             before = p.cumsum(-1) - p
             p = p.masked_fill_((before >= self.top_p * p.sum(-1, keepdim=True)) & (before > 0), 0.0)
-        place = invert(p, u)
-        return place if ids is None else ids.gather(1, place[:, None]).squeeze(1)
+        return p, ids
 
 
 def invert(p: Tensor, u: Tensor) -> Tensor:

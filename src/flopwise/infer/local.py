@@ -1,139 +1,61 @@
 """The torch engine: prompts read once, samples share them, finished rows leave, nothing is done twice.
 
-Why it is fast at this size: norm weights and the 1/sqrt(D) of attention are folded into the matrices; rotary
-turns are complex products; prompts are right-aligned, so that all rows write the same cache column (rotary
-positions are relative, a shift of a whole row changes nothing) and an attention window is a range of columns;
-the cache grows with the text.
+It samples in one of two ways. **In waves**, by default, with torch's products: norm weights and the 1/sqrt(D)
+of attention are folded into the matrices; rotary turns are complex products; prompts are right-aligned, so
+that all rows write the same cache column (rotary positions are relative, a shift of a whole row changes
+nothing) and an attention window is a range of columns; the cache grows with the text. **Continuously**, with
+`weights` or `prefix_cache`: rows of unlike length side by side, waiting ones enter where others end, compiled
+code with weights rounded or not, and nothing that was read before is read again.
 """
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from flopwise.errors import FlopwiseError
-from flopwise.flops.count import decode_flops, decode_pairs, prefill_flops, score_flops
+from flopwise.flops.count import decode_flops, decode_pairs, prefill_flops
+from flopwise.infer import native
+from flopwise.infer.cache import Columns, Slots
+from flopwise.infer.continuous import Continuous, Rows
 from flopwise.infer.draw import Draw
 from flopwise.infer.engine import SampleBatch, Usage, streams, uniforms
-from flopwise.models.lora import dense
+from flopwise.infer.forward import Folded, Forward, TorchModel
+from flopwise.infer.judging import SCORED_TOKENS, Judge
+from flopwise.infer.layer import turn, unit
+from flopwise.infer.prefix import PrefixTree
+from flopwise.infer.reading import Reader
+from flopwise.infer.weights import pack
+from flopwise.models import lora
 from flopwise.models.moe import MoE
-from flopwise.models.transformer import Block, Transformer
+from flopwise.models.transformer import Transformer
 
-GROW = 16
-"""Columns that the cache grows by."""
 COMPACT_BELOW = 0.8
 """Finished rows are dropped when the share still running falls to this: dropping copies the cache."""
-SCORED_TOKENS = 1 << 14
-"""Tokens scored at once."""
-SCORED_LOGITS = 1 << 27
-"""Logits at once, of a large vocabulary: half a gigabyte."""
+PREFIX_CACHE = 1 << 28
+"""Bytes of keys and values kept between calls of a continuous engine, unless told otherwise."""
 
 
-class _Layer:
-    """One block's matrices, ready to be multiplied from the right, with norms and adapters folded in: in
-    float32, and rounded to `dtype` after that."""
+@dataclass
+class Prepared:
+    """Prompts with their prefixes, samples of each, and what a sample's random numbers depend on."""
 
-    def __init__(self, block: Block, dtype: torch.dtype):
-        cfg = block.attn.cfg
-        H, K, D = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
-        self.cfg = cfg
-        qkv = (dense(block.attn.qkv).float() * block.attn_norm.weight).view(H + 2 * K, D, -1).clone()
-        # The halves that rotary positions pair up come to lie side by side, as complex numbers.
-        qkv[: H + K] = _paired(qkv[: H + K])
-        self.qk_norm: Tensor | None = None
-        if cfg.qk_norm:
-            q_norm, k_norm = block.attn.q_norm.weight * D**-0.5, block.attn.k_norm.weight
-            self.qk_norm = _paired(torch.cat([q_norm.expand(H, D), k_norm.expand(K, D)])[..., None])[..., 0]
-        else:
-            qkv[:H] *= D**-0.5
-        self.qkv = qkv.flatten(0, 1).to(dtype).T
-        self.out = dense(block.attn.out).to(dtype).T
-        self.experts: MoE | None = None
-        if isinstance(block.mlp, MoE):
-            self.experts = _with_norm(block.mlp, block.mlp_norm.weight)
-        else:
-            self.gate_up = (dense(block.mlp.gate_up).float() * block.mlp_norm.weight).to(dtype).T
-            self.down = dense(block.mlp.down).to(dtype).T
-
-    def heads(self, x: Tensor) -> Tensor:
-        """x [N, d_model] -> query, key and value heads [N, H + 2K, D], not turned yet."""
-        cfg = self.cfg
-        heads = (_unit(x, cfg.norm_eps) @ self.qkv).view(len(x), -1, cfg.head_dim)
-        if self.qk_norm is not None:
-            normed = heads[:, : len(self.qk_norm)]
-            normed.copy_(_unit(normed, cfg.norm_eps) * self.qk_norm)
-        return heads
-
-    def feed_forward(self, x: Tensor) -> None:
-        """Add the feed-forward part to x [N, d_model]."""
-        unit = _unit(x, self.cfg.norm_eps)
-        if self.experts is not None:
-            x.add_(self.experts(unit.float()))
-        else:
-            gate, up = (unit @ self.gate_up).chunk(2, -1)
-            torch.addmm(x, F.silu(gate).mul_(up), self.down, out=x)
-
-
-def _paired(heads: Tensor) -> Tensor:
-    """heads [n, D, m] with units i and i + D / 2 side by side."""
-    return heads.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
-
-
-def _with_norm(moe: MoE, norm: Tensor) -> MoE:
-    """A copy that takes inputs before the norm's weight [d_model]."""
-    copy = MoE(moe.cfg).eval()
-    copy.load_state_dict(moe.state_dict())
-    for weight in (copy.router.weight, copy.gate_up, *([copy.shared.gate_up.weight] if copy.shared else [])):
-        weight.mul_(norm)
-    return copy
-
-
-def _unit(x: Tensor, eps: float) -> Tensor:
-    """RMS normalisation without its weight; its sum is taken in float32."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    return (x * norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()).to(x.dtype)
-
-
-def _turn(heads: Tensor, by: Tensor) -> Tensor:
-    """Rotary turn of heads [..., D], pairs side by side, by complex numbers [..., D / 2] (broadcast)."""
-    pairs = torch.view_as_complex(heads.float().unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * by).flatten(-2).to(heads.dtype)
-
-
-class _Cache:
-    """Keys and values [rows, kv heads, capacity, D] of every layer; `mask` [rows, kv heads, capacity] is
-    added to the attention scores: minus infinity where a prompt is padded."""
-
-    def __init__(self, keys: list[Tensor], values: list[Tensor], mask: Tensor):
-        self.keys, self.values, self.mask = keys, values, mask
-
-    def select(self, rows: Tensor) -> _Cache:
-        """The cache of some rows (repeats allowed: samples of one prompt)."""
-        return _Cache(
-            [k.index_select(0, rows) for k in self.keys],
-            [v.index_select(0, rows) for v in self.values],
-            self.mask.index_select(0, rows),
-        )
-
-    def reserve(self, columns: int) -> None:
-        """Make room for at least so many columns."""
-        have = self.mask.shape[2]
-        if columns > have:
-            more = columns - have + -columns % GROW
-            self.mask = F.pad(self.mask, (0, more))
-            self.keys, self.values = ([_longer(t, more) for t in store] for store in (self.keys, self.values))
-
-
-def _longer(t: Tensor, more: int) -> Tensor:
-    """t [R, K, T, D] with `more` columns of whatever was in memory: each is written before it is read."""
-    out = t.new_empty(t.shape[0], t.shape[1], t.shape[2] + more, t.shape[3])
-    out[:, :, : t.shape[2]] = t
-    return out
+    prompts: Sequence[Sequence[int]]
+    n: int
+    lengths: np.ndarray
+    """Of the prompts [P]."""
+    stream: np.ndarray
+    """[P n] uint64"""
+    offset: np.ndarray
+    """[P n] int64: tokens that were written before."""
+    out: SampleBatch
 
 
 class _Rows:
@@ -146,27 +68,45 @@ class _Rows:
         return _Rows(self.place[keep], self.stream[keep], self.offset[keep])
 
 
-class LocalEngine:
+class LocalEngine(Judge):
     """Samples from a `Transformer` in this process.
 
     Args:
         model: weights are read once; make a new engine after changing them.
         max_batch: rows decoded together.
-        dtype: what products are taken in; by default what the model's weights are in. bfloat16 is twice as
-            fast where products are most of the work, and half the memory; log-probabilities are then good to
-            two digits.
+        dtype: what torch's products are taken in; by default what the model's weights are in. bfloat16 is
+            twice as fast where there is hardware for it and products are most of the work, and half the
+            memory; log-probabilities are then good to two digits.
+        weights: how compiled code keeps the matrices (`infer.weights.KINDS`): "float32" for the same numbers
+            to rounding, "bfloat16", "int8" or "int4" for less memory and a faster single stream. Without a
+            compiler torch does the same, more slowly.
+        prefix_cache: bytes of keys and values to keep from call to call, so that what was read or written
+            is not read again. None: a quarter of a gigabyte with `weights`, else none.
+
+    Raises:
+        FlopwiseError: unknown `weights`, or whole-numbered ones for a mixture of experts.
     """
 
-    def __init__(self, model: Transformer, max_batch: int = 1024, dtype: torch.dtype | None = None):
-        self.model, self.cfg, self.max_batch = model, model.cfg, max_batch
-        dtype = dtype or model.embed.weight.dtype
+    def __init__(
+        self, model: Transformer, max_batch: int = 1024, dtype: torch.dtype | None = None,
+        weights: str | None = None, prefix_cache: int | None = None,
+    ):  # fmt: skip
+        super().__init__(model)
+        self.max_batch = max_batch
+        if prefix_cache is None:
+            prefix_cache = PREFIX_CACHE if weights else 0
+        self._store: Slots | None = None
         with torch.no_grad():
-            self.layers = [_Layer(b, dtype) for b in model.blocks if isinstance(b, Block)]
-            self.head = (model.head.weight.float() * model.norm.weight).to(dtype).T
-            self.embed = model.embed.weight.detach().to(dtype)
-            half = self.cfg.head_dim // 2
-            cos, sin = (t[:, :half].float().contiguous() for t in (model.cos, model.sin))
-            self.turns = torch.complex(cos, sin)
+            forward: Forward
+            if weights and native.usable(model):
+                forward = native.NativeModel(model, weights)
+            else:
+                if weights in ("int8", "int4"):
+                    model = rounded(model, weights)
+                dtype = torch.bfloat16 if weights == "bfloat16" else dtype or model.embed.weight.dtype
+                self.folded = Folded(model, dtype)
+                forward = TorchModel(self.folded, self.cfg, dtype)
+        self.reader = Reader(forward, PrefixTree(prefix_cache)) if weights or prefix_cache else None
 
     @torch.inference_mode()
     def sample(
@@ -197,6 +137,32 @@ class LocalEngine:
                 max_tokens beyond the model's context, or weights that give no finite logits.
         """
         start = time.perf_counter()
+        asked = self.prepare(
+            prompts, n, max_tokens, temperature, top_k, top_p, seed, prefix_tokens, keys, first
+        )
+        draw, out, lengths = Draw(temperature, top_k, top_p), asked.out, asked.lengths
+        index = np.repeat(np.arange(len(lengths)), asked.n)
+        if self.reader is not None:
+            texts = [tuple(p) for p in asked.prompts]
+            rows = Rows([texts[i] for i in index], asked.stream, asked.offset)
+            store = self.slots(len(index), int(lengths.max()) + max_tokens)
+            read = Continuous(self.reader, store, rows, draw, stop, out).run(on_progress)
+            out.usage = Usage(read.tokens, 0, read.flops)
+        else:
+            self._waves(asked, draw, stop, on_progress)
+            read_all = sum(prefill_flops(self.cfg, int(p)).total for p in lengths)
+            out.usage = Usage(int(lengths.sum()), 0, float(read_all))
+        out.usage.decode_tokens = int(out.lengths.sum())
+        out.usage.flops += self._decode_flops(lengths[index], out.lengths)
+        out.usage.seconds = time.perf_counter() - start
+        return out
+
+    def prepare(
+        self, prompts: Sequence[Sequence[int]], n: int, max_tokens: int, temperature: float,
+        top_k: int | None, top_p: float | None, seed: int, prefix_tokens: Sequence[Sequence[int]] | None,
+        keys: Sequence[int] | None, first: int,
+    ) -> Prepared:  # fmt: skip
+        """What `sample` is asked for, checked, with an empty batch for it."""
         total = len(prompts) * n
         prompt_index, sample_index = (
             np.repeat(np.arange(len(prompts)), n),
@@ -220,21 +186,37 @@ class LocalEngine:
             logprobs=np.zeros((total, max_tokens), dtype=np.float32), prompt_index=prompt_index,
             sample_index=sample_index, finished=np.zeros(total, dtype=bool),
         )  # fmt: skip
-        draw = Draw(temperature, top_k, top_p)
+        return Prepared(prompts, n, lengths, stream, offset, out)
+
+    def slots(self, rows: int, capacity: int) -> Slots:
+        """Room for so many rows (at most `max_batch`) of so many tokens; kept for the next call."""
+        count = min(self.max_batch, rows)
+        held = self._store
+        if held is None or held.count < count or held.capacity < capacity:
+            assert self.reader is not None
+            self._store = None
+            if held is not None:
+                count, capacity = max(count, held.count), max(capacity, held.capacity)
+            held = self._store = Slots(self.cfg, count, capacity, self.reader.forward.dtype)
+        return held
+
+    def _waves(
+        self, asked: Prepared, draw: Draw, stop: Sequence[int], on_progress: Callable[[float], None] | None
+    ) -> None:
+        """Fill the batch, as many prompts at a time as go into one."""
+        prompts, n = asked.prompts, asked.n
+        rows = _Rows(np.arange(len(prompts) * n), asked.stream, asked.offset)
         per_chunk = max(1, self.max_batch // n)
-        for begin in range(0, len(prompts), per_chunk):
-            part = prompts[begin : begin + per_chunk]
+        for first in range(0, len(prompts), per_chunk):
+            part = prompts[first : first + per_chunk]
             logits, cache = self._prefill(part)
             for a in range(0, len(part) * n, self.max_batch):
                 local = np.arange(a, min(a + self.max_batch, len(part) * n))
-                place, read = local + begin * n, torch.from_numpy(local // n)
-                rows = _Rows(place, stream[place], offset[place])
-                self._decode(logits[read], cache.select(read), max(map(len, part)), rows, draw, stop, out)
+                read = torch.from_numpy(local // n)
+                chunk, columns = rows[local + first * n], max(map(len, part))
+                self._decode(logits[read], cache.select(read), columns, chunk, draw, stop, asked.out)
             if on_progress:
-                on_progress(min(1.0, (begin + per_chunk) / len(prompts)))
-        flops = self._flops(lengths, out.lengths, np.repeat(np.arange(len(prompts)), n))
-        out.usage = Usage(int(lengths.sum()), int(out.lengths.sum()), flops, time.perf_counter() - start)
-        return out
+                on_progress(min(1.0, (first + per_chunk) / len(prompts)))
 
     def _check(
         self, prompts: Sequence[Sequence[int]], n: int, max_tokens: int,
@@ -263,25 +245,17 @@ class LocalEngine:
         self._check_ids(prompts)
         return lengths
 
-    def _check_ids(self, sequences: Sequence[Sequence[int]]) -> None:
-        ids = [t for s in sequences for t in (min(s), max(s))]
-        if min(ids) < 0 or max(ids) >= self.cfg.vocab_size:
-            bad = min(ids) if min(ids) < 0 else max(ids)
-            raise FlopwiseError(
-                f"token {bad} is beyond the vocabulary of {self.cfg.vocab_size}; use its own tokenizer"
-            )
-
-    def _flops(self, prompts: np.ndarray, new: np.ndarray, prompt_index: np.ndarray) -> float:
-        """As `flops.count.generate_flops`, for all rows at once (decode cost is linear in the context)."""
+    def _decode_flops(self, prompts: np.ndarray, new: np.ndarray) -> float:
+        """As `flops.count.generate_flops` without prompts, for rows after prompts of given lengths (decode
+        cost is linear in the context)."""
         base = decode_flops(self.cfg, 0).total
         per_position = decode_flops(self.cfg, 1).total - base
         passes = np.maximum(new - 1, 0)
-        contexts = zip(prompts[prompt_index].tolist(), passes.tolist(), strict=True)
+        contexts = zip(prompts.tolist(), passes.tolist(), strict=True)
         pairs = sum(decode_pairs(self.cfg, prompt, n) for prompt, n in contexts)
-        prefill = sum(prefill_flops(self.cfg, int(p)).total for p in prompts)
-        return float(prefill + base * passes.sum() + per_position * pairs)
+        return float(base * passes.sum() + per_position * pairs)
 
-    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, _Cache]:
+    def _prefill(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Columns]:
         """Read right-aligned prompts: logits [B, V] after the last token, and the cache."""
         cfg, B, P = self.cfg, len(prompts), max(len(p) for p in prompts)
         ids = np.zeros((B, P), dtype=np.int64)
@@ -296,11 +270,11 @@ class LocalEngine:
             seen = seen.triu(1 - cfg.sliding_window)
         allowed = (keep[:, None, :] & seen) | torch.eye(P, dtype=torch.bool)
         H, K, D = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
-        x = self.embed[torch.from_numpy(ids)].flatten(0, 1)
+        x = self.folded.embed[torch.from_numpy(ids)].flatten(0, 1)
         keys, values = [], []
-        for layer in self.layers:
+        for layer in self.folded.layers:
             heads = layer.heads(x).view(B, P, H + 2 * K, D).transpose(1, 2)
-            turned = _turn(heads[:, : H + K], self.turns[:P])
+            turned = turn(heads[:, : H + K], self.folded.turns[:P])
             q, k, v = turned[:, :H], turned[:, H:], heads[:, H + K :]
             keys.append(k.contiguous())
             values.append(v.contiguous())
@@ -308,25 +282,25 @@ class LocalEngine:
             mixed = F.scaled_dot_product_attention(q, k, v, allowed[:, None], scale=1.0)
             x = torch.addmm(x, mixed.transpose(1, 2).reshape(B * P, H * D), layer.out)
             layer.feed_forward(x)
-        logits = (_unit(x.view(B, P, -1)[:, -1], cfg.norm_eps) @ self.head).float()
+        logits = (unit(x.view(B, P, -1)[:, -1], cfg.norm_eps) @ self.folded.head).float()
         if not logits.isfinite().all():
             raise FlopwiseError(
                 "sample: the model's logits are not finite; its weights are damaged, train it again"
             )
         mask = torch.zeros(B, K, P, dtype=x.dtype).masked_fill_(~keep[:, None], float("-inf"))
-        return logits, _Cache(keys, values, mask)
+        return logits, Columns(keys, values, mask)
 
-    def _step(self, token: Tensor, cache: _Cache, column: int) -> Tensor:
+    def _step(self, token: Tensor, cache: Columns, column: int) -> Tensor:
         """One token per row, written to cache column `column`: logits [R, V]."""
         cfg, R = self.cfg, len(token)
         H, K, D = cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
         cache.reserve(column + 1)
         seen = slice(max(0, column + 1 - (cfg.sliding_window or column + 1)), column + 1)
         mask = cache.mask.view(R * K, 1, -1)[:, :, seen]
-        x = self.embed[token]
-        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+        x = self.folded.embed[token]
+        for layer, keys, values in zip(self.folded.layers, cache.keys, cache.values, strict=True):
             heads = layer.heads(x)
-            turned = _turn(heads[:, : H + K], self.turns[column])
+            turned = turn(heads[:, : H + K], self.folded.turns[column])
             keys[:, :, column] = turned[:, H:]
             values[:, :, column] = heads[:, H + K :]
             q = turned[:, :H].reshape(R * K, H // K, D)
@@ -334,12 +308,12 @@ class LocalEngine:
             weights = torch.baddbmm(mask, q, k.mT).softmax(-1)
             torch.addmm(x, (weights @ v).view(R, H * D), layer.out, out=x)
             layer.feed_forward(x)
-        return (_unit(x, cfg.norm_eps) @ self.head).float()
+        return (unit(x, cfg.norm_eps) @ self.folded.head).float()
 
     def _decode(
         self,
         logits: Tensor,
-        cache: _Cache,
+        cache: Columns,
         column: int,
         rows: _Rows,
         draw: Draw,
@@ -369,17 +343,6 @@ class LocalEngine:
             logits = self._step(torch.from_numpy(token), cache, column + position)
 
     @torch.inference_mode()
-    def score(self, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> list[np.ndarray]:
-        """Log-probabilities, in nats, of each sequence's tokens after its prompt."""
-        out: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
-        for ids, rows in self._padded(sequences):
-            logits = self.model(ids[:, :-1]).float()
-            chosen = logits.gather(-1, ids[:, 1:, None]).squeeze(-1) - logits.logsumexp(-1)
-            for row, i in enumerate(rows):
-                out[i] = chosen[row, prompt_lengths[i] - 1 : len(sequences[i]) - 1].numpy().copy()
-        return out
-
-    @torch.inference_mode()
     def next_logprobs(
         self, prompts: Sequence[Sequence[int]], tokens: Sequence[int]
     ) -> tuple[np.ndarray, Usage]:
@@ -392,6 +355,8 @@ class LocalEngine:
         lengths = self._check(prompts, 1, 1, 0.0, None, None)
         self._check_ids([tokens])
         out = np.zeros((len(prompts), len(tokens)), dtype=np.float32)
+        if self.reader is not None:
+            return self._next_by_reader(prompts, tokens, start)
         order = np.argsort(-lengths, kind="stable")
         first = 0
         while first < len(order):
@@ -402,70 +367,36 @@ class LocalEngine:
         flops = sum(prefill_flops(self.cfg, int(n)).total for n in lengths)
         return out, Usage(int(lengths.sum()), 0, flops, time.perf_counter() - start)
 
-    @torch.inference_mode()
-    def reward(self, sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, float]:
-        """A scorer's value at each sequence's last token [N], and the FLOPs it took."""
-        if not self.model.n_scores:
-            raise FlopwiseError("reward: this model has no score head; train one with the reward method")
-        out = np.zeros(len(sequences), dtype=np.float32)
-        for ids, rows in self._padded(sequences):
-            last = torch.tensor([len(sequences[i]) - 1 for i in rows])
-            hidden = self.model.hidden(ids)[torch.arange(len(rows)), last]
-            out[rows] = self.model.head(hidden).squeeze(-1).float().numpy()
-        lengths, counts = np.unique([len(s) for s in sequences], return_counts=True)
-        flops = sum(
-            score_flops(self.cfg, int(length), int(count), n_logits=0).total
-            for length, count in zip(lengths, counts, strict=True)
-        )
-        return out, flops
+    def _next_by_reader(
+        self, prompts: Sequence[Sequence[int]], tokens: Sequence[int], start: float
+    ) -> tuple[np.ndarray, Usage]:
+        """`next_logprobs` with what is known of the prompts left out."""
+        assert self.reader is not None
+        number = {p: i for i, p in enumerate(dict.fromkeys(tuple(p) for p in prompts))}
+        texts, found, usage = list(number), [], Usage()
+        for first in range(0, len(texts), self.max_batch):
+            part = texts[first : first + self.max_batch]
+            store = self.slots(len(part), max(map(len, part)))
+            logits, read = self.reader.read(part, range(len(part)), store)
+            found.append(logits.log_softmax(-1)[:, list(tokens)].numpy())
+            usage += Usage(read.tokens, 0, read.flops)
+        usage.seconds = time.perf_counter() - start
+        return np.concatenate(found)[[number[tuple(p)] for p in prompts]], usage
 
-    @torch.inference_mode()
-    def states(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
-        """The model's last hidden state, normalised, at each sequence's last token [N, d_model] float32."""
-        out = np.zeros((len(sequences), self.cfg.d_model), dtype=np.float32)
-        for ids, rows in self._padded(sequences):
-            last = torch.tensor([len(sequences[i]) - 1 for i in rows])
-            out[rows] = self.model.hidden(ids)[torch.arange(len(rows)), last].float().numpy()
-        return out
 
-    @torch.inference_mode()
-    def rewards_at(
-        self, sequences: Sequence[Sequence[int]], places: Sequence[Sequence[int]]
-    ) -> tuple[list[np.ndarray], float]:
-        """A scorer's values at some places of each sequence, from one pass over it, and the FLOPs it took."""
-        out: list[np.ndarray] = [np.zeros(0, dtype=np.float32)] * len(sequences)
-        for ids, rows in self._padded(sequences):
-            scores = self.model.head(self.model.hidden(ids)).squeeze(-1).float()
-            for row, i in enumerate(rows):
-                out[i] = scores[row, list(places[i])].numpy().copy()
-        sizes, counts = np.unique([len(s) for s in sequences], return_counts=True)
-        flops = (
-            score_flops(self.cfg, int(n), int(c), head=1).total for n, c in zip(sizes, counts, strict=True)
-        )
-        return out, sum(flops)
+def rounded(model: Transformer, kind: str) -> Transformer:
+    """A copy of a dense model whose matrices have the values that `weights.pack` would give them.
 
-    def _padded(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """Right-padded batches of sequences of like length, with their places in `sequences`.
-
-        Raises:
-            FlopwiseError: a sequence is empty, too long for the model, or outside its vocabulary.
-        """
-        lengths = np.array([len(s) for s in sequences], dtype=np.int64)
-        if len(lengths) and not 1 <= lengths.min() <= lengths.max() <= self.cfg.max_seq_len:
-            bad = lengths.min() if lengths.min() < 1 else lengths.max()
-            raise FlopwiseError(
-                f"a sequence of {bad} tokens cannot be scored; the limit is {self.cfg.max_seq_len}"
-            )
-        if len(lengths):
-            self._check_ids(sequences)
-        order = np.argsort(-lengths, kind="stable")
-        most = min(SCORED_TOKENS, SCORED_LOGITS // self.cfg.vocab_size)
-        first = 0
-        while first < len(order):
-            longest = int(lengths[order[first]])
-            rows = order[first : first + max(1, most // longest)]
-            ids = np.zeros((len(rows), longest), dtype=np.int64)
-            for row, i in enumerate(rows):
-                ids[row, : lengths[i]] = sequences[i]
-            yield torch.from_numpy(ids), rows
-            first += len(rows)
+    Raises:
+        FlopwiseError: it has experts, which are not rounded.
+    """
+    if any(isinstance(m, MoE) for m in model.modules()):
+        raise FlopwiseError(f"weights {kind}: a mixture of experts is not rounded; use float32 or bfloat16")
+    model = copy.deepcopy(lora.merged(model) if model.lora else model)
+    # Tied to the embedding, which is not rounded.
+    model.head.weight = nn.Parameter(model.head.weight.detach().clone())
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            chosen = "int8" if name == "head" else kind
+            module.weight.data.copy_(pack(module.weight, chosen).dense())
+    return model

@@ -20,7 +20,9 @@ from pathlib import Path
 from flopwise.data.carriers import cache_folder
 
 HERE = Path(__file__).parent
-SOURCES = [HERE / name for name in ("native.cpp", "native_moe.cpp", "native.h")]
+TRAINING = tuple(HERE / name for name in ("native.cpp", "native_moe.cpp", "native.h"))
+INFERENCE = tuple(HERE / name for name in ("native_infer.cpp", "native.h"))
+"""A library of its own: who trains need not wait for it, and its changes leave trained bits alone."""
 FLAGS = (
     "-std=c++20", "-O3", "-march=native", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math",
     "-fPIC", "-shared",
@@ -32,7 +34,7 @@ TIME_LIMIT_S = 60
 
 
 @functools.cache
-def library() -> ctypes.CDLL | None:
+def library(sources: tuple[Path, ...] = TRAINING) -> ctypes.CDLL | None:
     """The compiled kernels; None where they cannot be had, which is found out once per process."""
     if os.environ.get("FLOPWISE_NATIVE") == "0" or sys.platform == "win32":
         return None
@@ -40,17 +42,17 @@ def library() -> ctypes.CDLL | None:
     if compiler is None:
         return None
     try:
-        path = cache_folder() / "native" / f"{_fingerprint(compiler)}.so"
+        path = cache_folder() / "native" / f"{_fingerprint(compiler, sources)}.so"
         if not path.exists():
-            _build(compiler, path)
+            _build(compiler, path, sources)
         return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError):
         return None
 
 
-def _fingerprint(compiler: str) -> str:
+def _fingerprint(compiler: str, sources: tuple[Path, ...]) -> str:
     """Changes with whatever the compiled code depends on: a home folder may be shared by unlike machines."""
-    parts = [*(path.read_bytes() for path in SOURCES), repr(FLAGS).encode(), compiler.encode()]
+    parts = [*(path.read_bytes() for path in sources), repr(FLAGS).encode(), compiler.encode()]
     parts.append(repr(os.stat(compiler).st_mtime_ns).encode())
     try:
         with open("/proc/cpuinfo", "rb") as f:
@@ -60,13 +62,13 @@ def _fingerprint(compiler: str) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:24]
 
 
-def _build(compiler: str, path: Path) -> None:
+def _build(compiler: str, path: Path, sources: tuple[Path, ...]) -> None:
     """Compile beside `path` and rename into place, so that processes that start together do not meet."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         subprocess.run(
-            [compiler, *FLAGS, "-o", str(made), *(str(path) for path in SOURCES if path.suffix == ".cpp")],
+            [compiler, *FLAGS, "-o", str(made), *(str(path) for path in sources if path.suffix == ".cpp")],
             check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             timeout=TIME_LIMIT_S,
         )  # fmt: skip
