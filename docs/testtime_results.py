@@ -139,9 +139,9 @@ def _searches(e: dict[str, Any]) -> str:
         return ""
     head = ["search", "n", "FLOPs", "accuracy", "best-of-n for the same FLOPs", "accuracy", "difference"]
     return (
-        f"### Search against best-of-n\n\n{table(head, rows)}\nDifferences in points, paired by problem, ± one "
-        "standard error; bold from two. The rival is the best-of-n by any judge but the verifier that is best "
-        "for these FLOPs, its judge's included; between two budgets it is taken on the line between them.\n"
+        f"### Search against best-of-n\n\n{table(head, rows)}\nDifferences in points, paired by problem, ± "
+        "one standard error; bold from two. The rival is the best-of-n by any judge but the verifier that is "
+        "best for these FLOPs, its judge's included; between budgets it is taken on the line between them.\n"
     )
 
 
@@ -207,7 +207,7 @@ def against_cost(e: dict[str, Any]) -> Figure | None:
         axis(np.array([x for x, _ in rows]), f"{e['unit']} of a question", log=True),
         axis(np.array([100 * y for _, y in rows]), "accuracy, %", log=False), marks,
     )  # fmt: skip
-    note = "Solid: chosen among the same samples; dashed, hollow: strategies that act. Judges' FLOPs included."
+    note = "Solid: chosen among the same samples; dashed, hollow: strategies that act. With judges' FLOPs."
     return Figure(f"What each strategy makes of its FLOPs: {e['name']}", note, [panel])
 
 
