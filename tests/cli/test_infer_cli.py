@@ -13,10 +13,6 @@ from flopwise.infer.samples import Samples
 app = typer.Typer()
 infer.register(app)
 
-SAMPLES = "id,correct,answer,prm\n" + "".join(
-    f"{p},{int(s == 0)},{'a' if s == 0 else 'b'},{1 - s / 4}\n" for p in range(3) for s in range(4)
-)
-
 
 def run(*arguments):
     """Exit code 0 and what was printed."""
@@ -31,57 +27,6 @@ def refused(*arguments):
     assert isinstance(result.exception, FlopwiseError), result.output + repr(result.exception)
     assert "\n" not in str(result.exception)
     return str(result.exception)
-
-
-@pytest.fixture
-def samples(tmp_path):
-    path = tmp_path / "samples.csv"
-    path.write_text(SAMPLES)
-    return path
-
-
-MAP = ("--map", "problem=id,score=prm")
-
-
-def test_score_prints_the_contracts_keys(samples):
-    out = json.loads(run("score", samples, *MAP, "--k", "1,4,8", "--json"))
-    for key in ("pass_at_k", "majority_at_k", "best_of_n"):
-        assert list(out[key]) == ["1", "4", "8"]
-        assert out[key]["1"]["value"] == pytest.approx(0.25)
-        assert out[key]["8"]["value"] is None and "fewer than 8" in out[key]["8"]["reason"]
-    assert out["pass_at_k"]["4"]["value"] == out["best_of_n"]["4"]["value"] == 1
-    assert out["majority_at_k"]["4"]["value"] == 0
-    assert {"low", "high"} <= set(out["pass_at_k"]["4"])
-
-
-def test_score_for_people(samples):
-    out = run("score", samples, *MAP, "--k", "1,8", "--where", "id < 2")
-    assert "8 samples of 2 problems" in out
-    assert "pass@k" in out and "0.250" in out and "none: 2 of 2 problems have fewer than 8" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--k", "one"], "--k is 'one'"),
-        (["--k", "0"], "at least 1"),
-        (["--map", "score"], "must be NAME=VALUE"),
-        (["--map", "problem=idd"], "no column 'idd'"),
-        ([], "no column 'problem'"),
-        ([*MAP, "--where", "id >"], "where"),
-        ([*MAP, "--where", "id > 99"], "no rows"),
-    ],
-)
-def test_score_refuses_in_one_line(samples, arguments, message):
-    assert message in refused("score", samples, *arguments)
-
-
-def test_score_refuses_files_it_cannot_read(tmp_path):
-    assert "does not exist" in refused("score", tmp_path / "no.csv")
-    (tmp_path / "bad.parquet").write_bytes(b"\x00\xff" * 50)
-    assert "cannot be read" in refused("score", tmp_path / "bad.parquet")
-    (tmp_path / "bad.csv").write_text("problem,correct\na,1\nb,maybe\n")
-    assert "'maybe' in row 2" in refused("score", tmp_path / "bad.csv")
 
 
 def test_solve_shows_answer_steps_votes_and_flops(tiny_run):

@@ -38,6 +38,7 @@ def command_line() -> typer.Typer:
         pretrain,
         report,
         runs,
+        score,
         verify,
     )
 
@@ -54,6 +55,7 @@ def command_line() -> typer.Typer:
             next,
             verify,
             infer,
+            score,
             policy,
             report,
             data,

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from flopwise.cli.answers import parts, printable, show_answer, show_comparison
 from flopwise.cli.probe import probe as fit_probe
-from flopwise.cli.shared import Bar, read, settle
-from flopwise.cli.tables import Where, heard
-from flopwise.errors import FlopwiseError
+from flopwise.cli.shared import Bar, settle
 
 MODEL_HELP = "A Hugging Face folder, a run's folder, or RUNS/NAME; with --endpoint its name for the server."
 Model = Annotated[str, typer.Argument(help=MODEL_HELP)]
@@ -74,7 +72,6 @@ def register(app: typer.Typer) -> None:
     app.command("solve")(solve)
     app.command("eval")(evaluate)
     app.command("probe")(fit_probe)
-    app.command("score")(score)
 
 
 def tasks(
@@ -247,42 +244,3 @@ def evaluate(
     show_comparison(result)
     if out is not None:
         typer.echo(f"written to {out}: comparison.json, samples.npz, comparison.svg, comparison.html")
-
-
-def score(
-    samples: Annotated[
-        Path, typer.Argument(help="CSV, JSON lines or Parquet: problem, correct[, answer][, score].")
-    ],
-    k: Annotated[str, typer.Option("--k", help="Sample counts, as 1,2,4,8.")] = "1,2,4,8",
-    mapping: Annotated[
-        list[str] | None,
-        typer.Option("--map", help="Where columns have other names: score=prm_score,problem=id"),
-    ] = None,
-    where: Where = None,
-    as_json: Json = False,
-) -> None:
-    """pass@k, majority@k and best-of-n@k of judged samples, exact over subsets, with intervals."""
-    from flopwise.infer.scoring import score as run
-
-    try:
-        sizes = [int(part) for part in k.split(",")]
-    except ValueError:
-        raise FlopwiseError(f"score: --k is {k[:60]!r}, must be whole numbers, as 1,2,4,8") from None
-    with heard():
-        table = read(samples, mapping, where)
-    result = run(table, sizes)
-    if as_json:
-        typer.echo(json.dumps(result, indent=1))
-        return
-    typer.echo(f"{result['n_samples']} samples of {result['n_problems']} problems; value (95% over problems)")
-    for key, title in (("pass_at_k", "pass@k"), ("majority_at_k", "majority@k"), ("best_of_n", "best of n")):
-        for size, entry in result.get(key, {}).items():
-            typer.echo(f"{title:<11}{size:>6}  {_entry(entry)}")
-
-
-def _entry(entry: dict[str, Any]) -> str:
-    if entry["value"] is None:
-        return f"none: {entry.get('reason', 'not a number')}"
-    span = f" ({entry['low']:.3f} to {entry['high']:.3f})" if entry["low"] is not None else " (one problem)"
-    drawn = f"  subsets drawn, error {entry['mc_se']:.4f}" if entry.get("mc_se") else ""
-    return f"{entry['value']:.3f}{span}{drawn}"

@@ -138,6 +138,19 @@ class Outlook:
         return bought
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """All that was measured: values [sizes, problems] at sizes `ks`."""
+
+    ks: list[int]
+    values: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """Samples drawn."""
+        return int(self.ks[-1])
+
+
 def grid(n: int, odd: bool) -> list[int]:
     """Sizes of the curve that forms are fitted to; odd ones for votes, which ties at even k set back.
 
@@ -157,19 +170,22 @@ def outlook(
     Args:
         strategy: as reports call it.
         values: [sizes, problems] accuracy at each k of `ks`, as the estimators give it.
-        ks: numbers of samples, growing, from 1 to those drawn.
-        at: numbers of samples asked about; those beyond `ks` are forecast.
+        ks: numbers of samples, growing, from 1 to those drawn; `grid` and whatever else is asked about.
+        at: numbers of samples asked about; those beyond the samples drawn are forecast.
         kind: "votes" (majority, weighted votes) or "judge" (best-of-n by a score).
         costs: of one sample, by unit (FLOPs, tokens, seconds).
 
     Raises:
         FlopwiseError: fewer than 10 problems or 12 samples, or no form can be fitted.
     """
-    k_of, n, P = np.array(ks, dtype=float), int(ks[-1]), values.shape[1]
-    _enough(strategy, P, n)
-    drawn, costs = resampled_means(values, DRAWS, seed), dict(costs or {})
-    y, asked = values.mean(axis=1), np.array(sorted(set(at)), dtype=float)
-    beyond = asked[asked > n]
+    measured, costs, P = _Measured(list(ks), values), dict(costs or {}), values.shape[1]
+    _enough(strategy, P, int(ks[-1]))
+    asked = np.array(sorted(set(at)), dtype=float)
+    beyond = asked[asked > ks[-1]]
+    kept = np.isin(ks, grid(int(ks[-1]), kind == "votes"))
+    ks, values = np.asarray(ks)[kept].tolist(), values[kept]
+    k_of, n, y = np.array(ks, dtype=float), int(ks[-1]), values.mean(axis=1)
+    drawn = resampled_means(values, DRAWS, seed)
     candidates, why = (VOTES, []) if kind == "votes" else (JUDGES, [])
     if kind == "judge" and _falls(values, ks):
         candidates = tuple(c for c in JUDGES if c.law in CAN_FALL)
@@ -183,8 +199,8 @@ def outlook(
             raise FlopwiseError(f"{strategy}: no form can be fitted; {why[0] if why else 'the curve is odd'}")
         flat = Candidate("constant")
         return Outlook(
-            strategy, flat.name, "accuracy = constant", {"constant": float(y[-1])}, n, P,
-            _points(asked, values, ks, np.tile(y[-1], len(beyond)), np.tile(drawn[:, -1:], len(beyond)),
+            strategy, flat.name, "accuracy = constant", {"constant": float(y[-1])}, measured.n, P,
+            _points(asked, measured, np.tile(y[-1], len(beyond)), np.tile(drawn[:, -1:], len(beyond)),
                     level, costs, seed),
             {}, {}, {}, [f"accuracy is the same at every k up to {n}"], [], costs,
         )  # fmt: skip
@@ -208,8 +224,8 @@ def outlook(
     why += [f"{name}: {error:.4f}" for name, error in held_out.items() if name != best]
     fitted = tried[best][1]
     return Outlook(
-        strategy, best, fitted.form.formula, fitted.params, n, P,
-        _points(asked, values, ks, np.asarray(value), pool, level, costs, seed),
+        strategy, best, fitted.form.formula, fitted.params, measured.n, P,
+        _points(asked, measured, np.asarray(value), pool, level, costs, seed),
         held_out, weights, {name: float(v[-1]) for name, v in own.items()} if len(beyond) else {}, why,
         _warnings(beyond, n, P), costs,
     )  # fmt: skip
@@ -316,11 +332,12 @@ def _mixed(pools: list[np.ndarray], weights: list[float], rng: np.random.Generat
 
 
 def _points(
-    asked: np.ndarray, values: np.ndarray, ks: Sequence[int], ahead: np.ndarray, pool: np.ndarray,
-    level: float, costs: dict[str, float], seed: int,
+    asked: np.ndarray, measured: _Measured, ahead: np.ndarray, pool: np.ndarray, level: float,
+    costs: dict[str, float], seed: int,
 ) -> list[Point]:  # fmt: skip
     """Measured ones, between two sizes by interpolation in log k, then forecast ones."""
-    n, P = ks[-1], values.shape[1]
+    n, ks, values = measured.n, measured.ks, measured.values
+    P = values.shape[1]
     inside = asked[asked <= n]
     rows = np.array([np.interp(np.log(inside), np.log(ks), v) for v in values.T]).T if len(inside) else None
     known = [] if rows is None else intervals(rows, level, seed=seed)

@@ -28,6 +28,9 @@ LARGEST = 600
 """Largest k below n that is exact where n is above 1000: chances of others are too small for a number."""
 AT_ONCE = 1 << 18
 """Coefficients held together: few enough for the processor's cache."""
+CHANCE, LOG_CHANCE, LOG_ODDS = (
+    "the score, a chance", "exp(score), taken as a log-probability", "sigmoid(score), taken as log-odds",
+)  # fmt: skip
 LEVEL = 1e-9
 """Relative difference up to which sums of weights are level."""
 
@@ -125,20 +128,24 @@ def weighted(
     return values, variance
 
 
-def weights_from(scores: np.ndarray) -> tuple[np.ndarray, str]:
+def weights_from(scores: np.ndarray, read_as: str | None = None) -> tuple[np.ndarray, str]:
     """Weights [problems, n] for votes from scores of any kind, and in words how they came about.
 
     Chances, in [0, 1], are weights as they are; log-probabilities, all 0 or less, count as their exponential,
     relative to the largest of the problem; all others are taken as log-odds. A missing score weighs nothing.
+    `read_as`: the words of an earlier call, where these scores are a part of those.
     """
-    known = scores[~np.isnan(scores)]
-    if not len(known) or (known.min() >= 0 and known.max() <= 1):
-        return np.nan_to_num(scores, nan=0.0), "the score, a chance"
-    if known.max() <= 0:
+    if read_as is None:
+        known = scores[~np.isnan(scores)]
+        read_as = CHANCE if not len(known) or (known.min() >= 0 and known.max() <= 1) else LOG_ODDS
+        read_as = LOG_CHANCE if read_as == LOG_ODDS and known.max() <= 0 else read_as
+    if read_as == CHANCE:
+        return np.nan_to_num(scores, nan=0.0), read_as
+    if read_as == LOG_CHANCE:
         top = np.max(np.where(np.isnan(scores), -np.inf, scores), axis=1, keepdims=True)
         found = np.exp(scores - np.where(np.isfinite(top), top, 0.0))
-        return np.nan_to_num(found, nan=0.0), "exp(score), taken as a log-probability"
-    return np.nan_to_num(np.exp(-np.logaddexp(0.0, -scores)), nan=0.0), "sigmoid(score), taken as log-odds"
+        return np.nan_to_num(found, nan=0.0), read_as
+    return np.nan_to_num(np.exp(-np.logaddexp(0.0, -scores)), nan=0.0), read_as
 
 
 def subsets(n: int, k: int, draws: int, seed: tuple[int, ...]) -> tuple[np.ndarray, bool]:
