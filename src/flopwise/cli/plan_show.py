@@ -34,7 +34,9 @@ def show(made: Plan) -> None:
         typer.echo(line)
     for law, loss in best.regret.items():
         unit = "nats per token" if best.metric == "loss" else f"of {best.metric}"
-        typer.echo(f"If {law} is right instead, this split gives away {loss:.2g} {unit}.")
+        typer.echo(
+            f"If {law} is right instead, this split gives away {loss if loss > 1e-9 else 0:.2g} {unit}."
+        )
     for limit in best.binding:
         typer.echo(f"limit: {limit}")
     _alternatives(console, made)
@@ -85,6 +87,8 @@ def chart(s: Split) -> list[str]:
 
 
 def _alternatives(console: Console, made: Plan) -> None:
+    from flopwise.report.format import count
+
     if not made.alternatives:
         return
     table = _table("the same budget", "N", "D", "post", "samples", made.best.metric, "")
@@ -100,8 +104,8 @@ def _alternatives(console: Console, made: Plan) -> None:
             continue
         size = round(10 * r["value"] / top) if top > 0 else 0
         table.add_row(
-            r["how"], f"{r['N']:.3g}", f"{r['D']:.3g}", f"{r['post']:.3g}", f"{r['k']:.0f}",
-            f"{r['value']:.4g}", "▇" * size,
+            r["how"], count(r["N"]), count(r["D"]), count(r["post"]), f"{r['k']:.0f}",
+            f"{r['value']:.3g}", "▇" * size,
         )  # fmt: skip
     console.print(table)
 
@@ -127,6 +131,8 @@ def _exchange(made: Plan) -> None:
 
 
 def _sensitivity(console: Console, made: Plan) -> None:
+    from flopwise.report.format import count
+
     if not made.sensitivity or (len(made.alternatives) == 0 and not made.limits):
         return
     table = _table("what would change it", "N", "D", "tuned", "samples", made.best.metric, "")
@@ -135,8 +141,8 @@ def _sensitivity(console: Console, made: Plan) -> None:
             table.add_row(r["if"], "nothing is affordable", "", "", "", "", "")
             continue
         table.add_row(
-            r["if"], f"{r['N']:.3g}", f"{r['D']:.3g}", f"{r['post_share']:.0%}", f"{r['k']:.0f}",
-            f"{r['value']:.4g}", "changes" if r["changes"] else "",
+            r["if"], count(r["N"]), count(r["D"]), f"{r['post_share']:.0%}", f"{r['k']:.0f}",
+            f"{r['value']:.3g}", "changes" if r["changes"] else "",
         )  # fmt: skip
     console.print(table)
 

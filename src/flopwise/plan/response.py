@@ -113,8 +113,9 @@ class Response:
         dof, span = self.fit.dof, self.fit.form.span
         noise = rng.standard_t(dof, DRAWN) if np.isfinite(dof) else rng.standard_normal(DRAWN)
         q = [0.5 - level / 2, 0.5 + level / 2]
-        low, high = np.quantile(values, q)
-        run_low, run_high = np.quantile(np.clip(values + self.fit.scatter * noise, *span), q)
+        # A draw far off may have no value at all.
+        low, high = np.nanquantile(values, q)
+        run_low, run_high = np.nanquantile(np.clip(values + self.fit.scatter * noise, *span), q)
         misfit = NormalDist().inv_cdf(q[1]) * self.fit.misfit * abs(made.value)
         ends = np.clip([min(run_low, made.value - misfit), max(run_high, made.value + misfit)], *span)
         return replace(

@@ -133,7 +133,7 @@
     const ask = {};
     box.querySelectorAll("input[type=range]").forEach(function (slider) {
       ask[slider.name] = slider.name === "samples" ? Math.round(Math.pow(2, +slider.value)) : Math.pow(10, +slider.value);
-      put("set-" + slider.name, short(ask[slider.name]));
+      put("set-" + slider.name, slider.name === "samples" ? String(ask.samples) : short(ask[slider.name]));
     });
     const p = plan(what, ask);
     box.classList.toggle("none", p === null);
