@@ -21,6 +21,7 @@ from flopwise.infer.evaluate import EXAMPLES_FILE, SAMPLES_FILE, metric, powers_
 from flopwise.infer.samples import Samples
 from flopwise.infer.scorers import need
 from flopwise.infer.strategies import Acting, Choosing, Outcome, make_all
+from flopwise.infer.strategies.base import plain
 
 if TYPE_CHECKING:
     from flopwise.infer.room import Room
@@ -271,7 +272,7 @@ def _example(room: Room, p: int, name: str, k: int, o: Outcome) -> dict[str, Any
         "prompt": problem.prompt, "strategy": name, "n": k,
         "completion": "" if best is None else best.text, "correct": bool(best is not None and best.correct),
         "steps": [] if best is None else [vars(step) for step in room.task.steps(best.text, problem)],
-        "trace": [asdict(step) for step in o.trace[:SHOWN_STEPS]], "trace_steps": len(o.trace),
+        "trace": plain(o.trace[:SHOWN_STEPS]), "trace_steps": len(o.trace),
     }  # fmt: skip
 
 

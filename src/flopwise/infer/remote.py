@@ -72,11 +72,14 @@ def complete(
         for path, questions in asked.items():
             answers = endpoint.ask(path, [q for _, q in questions], progress)
             for (i, _), answer in zip(questions, answers, strict=True):
-                found[i] += _choices(endpoint, answer)[: n - len(found[i])]
+                choices = _choices(endpoint, answer)
+                found[i] += choices[: n - len(found[i])]
                 counted = answer.get("usage")
                 counted = counted if isinstance(counted, dict) else {}
                 usage.prefill_tokens += _count(counted.get("prompt_tokens"))
-                usage.decode_tokens += _count(counted.get("completion_tokens"))
+                # llama.cpp counts the last of several answers alone.
+                shown = sum(len(c.tokens) for c in choices)
+                usage.decode_tokens += max(_count(counted.get("completion_tokens")), shown)
     usage.seconds = time.perf_counter() - start
     return found, usage
 
@@ -119,6 +122,19 @@ def _logprobs(said: Any) -> tuple[list[tuple[str, float]], list[dict[str, float]
         return tokens, [{str(t): float(v) for t, v in (d or {}).items()} for d in said["top_logprobs"] or []]
     except (AttributeError, KeyError, TypeError, ValueError):
         return [], []
+
+
+def shortest(texts: set[str]) -> list[str]:
+    """The stop texts that are needed: a text that holds another one is reached after it. Servers take few.
+
+    >>> shortest({"", "\\n", ".\\n", "\\n\\n", ";"})
+    ['\\n', ';']
+    """
+    found: list[str] = []
+    for text in sorted(texts - {""}, key=lambda t: (len(t), t)):
+        if not any(known in text for known in found):
+            found.append(text)
+    return found
 
 
 class RemoteEngine:
@@ -173,7 +189,7 @@ class RemoteEngine:
             n = 1
         texts = self.tokenizer.decode_batch(whole)
         asked: list[Prompt] = [[{"role": "user", "content": t}] for t in texts] if self.chat else list(texts)
-        words = [w for t in stop if (w := self.tokenizer.decode([t]))]
+        words = shortest({self.tokenizer.decode([t]) for t in stop})
         found, usage = complete(
             self.endpoint, asked, n, max_tokens, temperature, seed, 1 if self.logprobs else None, on_progress,
             keys, first, stop=words or None, top_k=top_k, top_p=top_p,
@@ -182,6 +198,8 @@ class RemoteEngine:
         ids = self.tokenizer.encode_batch([c.text for c in flat])
         rows = [r + list(stop[:1]) if c.finished else r for r, c in zip(ids, flat, strict=True)]
         lengths = np.array([len(r) for r in rows], dtype=np.int64)
+        # Some servers count the last of several answers alone.
+        usage.decode_tokens = max(usage.decode_tokens, sum(map(len, ids)))
         out = SampleBatch(
             ids=np.full((len(rows), max(1, int(lengths.max()))), -1, dtype=np.int32), lengths=lengths,
             logprobs=np.zeros((len(rows), max(1, int(lengths.max()))), dtype=np.float32),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from flopwise.infer.opening import Setting, check_scorers, open_model, open_room
 from flopwise.infer.resolve import Found, find_model
 from flopwise.infer.room import Room
 from flopwise.infer.strategies import Acting, Candidate, Choice, Choosing, Outcome, TraceStep, trace_of
+from flopwise.infer.strategies.base import plain
 from flopwise.infer.strategies.voting import candidates_of
 
 MOST_SAMPLES = 500_000
@@ -49,7 +50,8 @@ class Answer:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON takes it."""
-        return asdict(self)
+        found: dict[str, Any] = plain(self)
+        return found
 
 
 @dataclass(frozen=True)

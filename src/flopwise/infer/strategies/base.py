@@ -6,8 +6,9 @@ one set of them. One that acts (`Acting`) says itself what is to be written next
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
@@ -160,6 +161,17 @@ class Named:
             elif value != f.default:
                 parts.append(f"{f.name}={_written(value)}")
         return ":".join(parts)
+
+
+def plain(value: Any) -> Any:
+    """A dataclass, or what is made of them, as JSON takes it: a number that is none (NaN) becomes null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _written(value: Any) -> str:
