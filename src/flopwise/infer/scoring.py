@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -124,7 +125,8 @@ class _Judged:
             which = np.flatnonzero(self.n_of == n)
             rows = np.stack([self.groups[i] for i in which])
             found = estimate(rows, [sizes[i] for i in within])
-            values[np.ix_(within, which)], variance[np.ix_(within, which)] = found
+            place = np.ix_(np.array(within), which)
+            values[place], variance[place] = found
         return values, variance
 
     def by_size(
@@ -204,11 +206,8 @@ class _Judged:
             ks = laws.grid(self.least, odd=kind == "votes")
             ks = sorted({*ks, self.least, *(k for k in at if k <= self.least)})
             curve = self.curve(estimate, ks)[0]
-            out[name] = _or_reason(
-                lambda name=name, curve=curve, ks=ks, kind=kind: laws.outlook(
-                    name, curve, ks, at, kind, costs, self.seed
-                )
-            )
+            made = partial(laws.outlook, name, curve, ks, at, kind, costs, self.seed)
+            out[name] = _or_reason(made)
         return out
 
     def thinking(self, tokens: np.ndarray) -> dict[str, Any]:
