@@ -63,6 +63,10 @@ def verify(
 
     if runs and recipe:
         raise FlopwiseError("verify: give --runs, for runs that were made, or --recipe, to make them")
+    if recipe and fit is None:
+        raise FlopwiseError(
+            "verify: --recipe makes the nearest size that a ladder has; --fit FIT is needed to predict there"
+        )
     if not (runs or recipe):
         if not Path(what).is_dir():
             home.read_plan(what)  # what is wrong with it comes first

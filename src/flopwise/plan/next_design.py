@@ -27,6 +27,8 @@ MOST = 60
 """Runs that are proposed at most."""
 PASSES = 3
 """Times that every chosen run is tried against all others."""
+FEW = 12
+"""Runs up to which an exchange may put several in one's place."""
 WORTH = 1e-3
 """Fall of the logarithm of the aim's variance below which a run is not worth making."""
 
@@ -176,23 +178,18 @@ class Knowledge:
 
 
 def choose(start: Knowledge, options: Sequence[Option], budget: float) -> list[Option]:
-    """The options of at most `budget` in all that leave the least variance of the aims, best first.
+    """The options of at most `budget` in all that leave the least variance of the aims, in order of choice.
 
-    Several greedy designs, by the FLOP and by the run, the best of them improved by exchanges. Runs that
-    hardly add anything are left out.
+    Several greedy designs, by the FLOP and by the run, each improved by exchanges; the best of them. Runs
+    that hardly add anything are left out.
     """
-    best: list[Option] = []
-    least = np.inf
     tried: list[list[Option]] = []
     for power in POWERS:
         chosen = _greedy(start, options, budget, power)
-        if chosen in tried:
-            continue
-        tried.append(chosen)
-        left = start.given(chosen).variance
-        if left < least:
-            best, least = chosen, left
-    return _exchanged(start, options, budget, best)
+        if chosen not in tried:
+            tried.append(chosen)
+    found = [_exchanged(start, options, budget, chosen) for chosen in tried]
+    return min(found, key=lambda chosen: start.given(chosen).variance)
 
 
 def _affordable(options: Sequence[Option], chosen: Sequence[Option], budget: float) -> list[Option]:
@@ -201,42 +198,52 @@ def _affordable(options: Sequence[Option], chosen: Sequence[Option], budget: flo
     return [o for o in options if o.cost <= left * (1 + 1e-9) and o.group not in taken]
 
 
-def _greedy(start: Knowledge, options: Sequence[Option], budget: float, power: float) -> list[Option]:
-    chosen: list[Option] = []
-    now = start
-    while len(chosen) < MOST and (open_ := _affordable(options, chosen, budget)):
+def _greedy(
+    start: Knowledge, options: Sequence[Option], budget: float, power: float, chosen: Sequence[Option] = ()
+) -> list[Option]:
+    """Add to the chosen what most lowers the logarithm of the variance for its cost to a power."""
+    out, now = list(chosen), start.given(chosen)
+    while len(out) < MOST and (open_ := _affordable(options, out, budget)):
         fall = np.log(now.variance) - np.log(now.falls(open_))
         worth = fall / np.array([o.cost for o in open_]) ** power
         i = int(np.argmax(np.where(fall > WORTH, worth, -np.inf)))
         if not fall[i] > WORTH:
             break
-        chosen.append(open_[i])
+        out.append(open_[i])
         now = now.given([open_[i]])
-    return chosen
+    return out
 
 
 def _exchanged(
     start: Knowledge, options: Sequence[Option], budget: float, chosen: list[Option]
 ) -> list[Option]:
-    """Each chosen run against all that could be made in its place, until nothing improves."""
+    """Each chosen run against what could be made in its place, until nothing improves.
+
+    Of few runs, several may come in one's place.
+    """
     least = start.given(chosen).variance
     for _ in range(PASSES):
         before = least
         for option in list(chosen):
             others = [o for o in chosen if o != option]
-            without = start.given(others)
-            open_ = _affordable(options, others, budget)
-            falls = without.falls(open_)
-            i = int(np.argmin(falls))
-            if falls[i] < least * (1 - WORTH / 10):
-                chosen, least = [*others, open_[i]], float(falls[i])
-        # What the exchanges have left of the budget.
-        while len(chosen) < MOST and (open_ := _affordable(options, chosen, budget)):
-            falls = start.given(chosen).falls(open_)
-            i = int(np.argmin(falls))
-            if not falls[i] < least * (1 - WORTH):
-                break
-            chosen, least = [*chosen, open_[i]], float(falls[i])
+            for ahead in _instead(start, options, budget, others, len(chosen) <= FEW):
+                left = start.given(ahead).variance
+                if left < least * (1 - WORTH / 10):
+                    chosen, least = ahead, left
         if least > before * (1 - WORTH):
             break
     return chosen
+
+
+def _instead(
+    start: Knowledge, options: Sequence[Option], budget: float, others: list[Option], refill: bool
+) -> list[list[Option]]:
+    """What could be made beside the others: the best single run, then greedily; or greedily by the FLOP."""
+    open_ = _affordable(options, others, budget)
+    if not open_:
+        return []
+    best = open_[int(np.argmin(start.given(others).falls(open_)))]
+    out = [[*others, best]]
+    if refill:
+        out = [_greedy(start, options, budget, 0.0, out[0]), _greedy(start, options, budget, 1.0, others)]
+    return out

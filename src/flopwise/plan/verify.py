@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 WITHIN = 0.02
 """A record is of the predicted place if no variable differs by more than this share."""
+NEARBY = 0.5
+"""So far off, a record tests a prediction that the law makes anew; farther off it is of something else."""
 LEVEL = 0.9
 """Of a fit's intervals, where predictions are made anew."""
 WIDTHS = 8
@@ -108,7 +110,7 @@ def verify(
         plan: a kept plan's file, or its predictions.
         runs: table with the predictions' variables and what they predict; a folder of runs too, held-out ones
             included.
-        fit: the law, to predict anew at the place of the nearest record, where none is `within`.
+        fit: the law, to predict anew at the nearest record, where none is within but one is `NEARBY`.
         within: share that a variable of a record may differ by from the place of the prediction.
 
     Raises:
@@ -135,8 +137,9 @@ def verify(
             out.append(_checked(check, measured[near], ""))
             continue
         i = int(np.argmin(off))
-        if fit is None:
-            note = f"no run within {within:.0%}; the nearest is {off[i]:.0%} off (--fit predicts anew there)"
+        if fit is None or off[i] > NEARBY:
+            anew = f"; --fit predicts anew up to {NEARBY:.0%} off" if fit is None else ""
+            note = f"no run within {within:.0%}; the nearest is {off[i]:.0%} off{anew}"
             out.append(Check(**{**asdict(check), "note": note}))
             continue
         at = {n: float(numbers(table, n, "verify: runs")[i]) for n in fit.form.variables}
