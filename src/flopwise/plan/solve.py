@@ -213,19 +213,28 @@ def cheapest(
 ) -> tuple[float, Points] | None:
     """The least budget within `span` whose best split reaches `target` (with `Points.score`'s sign), and
     it."""
+    sets = response.best()
+
+    def reaches(log_budget: float, quick: bool = False) -> Points | None:
+        points = optimise(response, setting, float(np.exp(log_budget)), sets if quick else None)
+        return points if points.score[0] >= target else None
+
     low, high = np.log(span[0]), np.log(span[1])
-    at = optimise(response, setting, float(np.exp(high)))
-    if not at.score[0] >= target:
+    at = reaches(high)
+    if at is None:
         return None
-    for _ in range(36):
+    near, far = low, high
+    while far - near > 0.02:  # roughly, on a coarse grid; then again around what that found
+        middle = (near + far) / 2
+        near, far = (near, middle) if reaches(middle, quick=True) else (middle, far)
+    for edge in (far - 0.1, far + 0.1):
+        if low < edge < high:
+            found = reaches(edge)
+            low, high, at = (edge, high, at) if found is None else (low, edge, found)
+    while high - low > 1e-3:
         middle = (low + high) / 2
-        found = optimise(response, setting, float(np.exp(middle)))
-        if found.score[0] >= target:
-            high, at = middle, found
-        else:
-            low = middle
-        if high - low < 1e-3:
-            break
+        found = reaches(middle)
+        low, high, at = (middle, high, at) if found is None else (low, middle, found)
     return float(np.exp(high)), at
 
 
