@@ -52,7 +52,7 @@ def test_json_holds_everything_and_depends_on_the_seed_alone(table, monkeypatch,
     words = (table, "--budget", "5x", "-s", "self_consistency", "--difficulty", "agreement:3", "--json")
     made = json.loads(run(monkeypatch, capsys, *words)[1])
     assert made["strategies"] == ["self_consistency"] and made["difficulty"]["m"] == 3
-    assert made["unit"] == "tokens" and len(made["policies"]) == 4
+    assert made["unit"] == "tokens" and len(made["policies"]) == 5
     assert json.loads(run(monkeypatch, capsys, *words)[1]) == made
     total = json.loads(run(monkeypatch, capsys, table, "--budget", made["budget"], *words[3:])[1])
     assert total["budget"] == made["budget"] and total["uniform"] == made["uniform"]

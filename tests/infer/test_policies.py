@@ -13,7 +13,9 @@ from flopwise.infer.policies import Difficulty, parallel, policies, stopping
 from flopwise.infer.policies.comparing import Curve, compare, read_off, risen, weights
 from flopwise.infer.policies.difficulty import coverage
 from flopwise.infer.policies.fitted import by_posterior, cross_fit, fit
+from flopwise.infer.policies.rounds import two_rounds
 from flopwise.infer.policies.rules import Accept, rising
+from flopwise.infer.policies.walk import Shuffled
 
 A, B = 0.4, 1.2
 VERIFIER = "best_of_n:verifier"
@@ -137,7 +139,7 @@ def test_the_report_holds_what_it_says(made):
     assert made["problems"] == 80 and made["samples"] == 14 and made["unit"] == "samples"
     assert made["budget"] == 80 * 6 and made["difficulty"] == {"by": "agreement", "m": 2, "cost": 2.0}
     by = {row["name"]: row for row in made["policies"]}
-    assert list(by) == ["adaptive", "by difficulty", "by difficulty, free", "both"]
+    assert list(by) == ["adaptive", "by difficulty", "by difficulty, free", "both", "two rounds"]
     for row in by.values():
         assert row["accuracy"]["low"] <= row["accuracy"]["value"] <= row["accuracy"]["high"]
         assert row["gain"]["value"] == pytest.approx(
@@ -184,3 +186,27 @@ def test_nonsense_is_one_line(given, says):
 def test_curves_are_made_to_rise_as_by_pooling_neighbours():
     values = np.random.default_rng(0).random((50, 20))
     assert risen(values) == pytest.approx(np.stack([rising(row, np.ones(20)) for row in values]))
+
+
+def test_a_second_round_goes_to_prompts_whose_first_answers_disagree():
+    _, s = beta_world(P=150, n=16, a=2.0, b=2.0, seed=9)
+    shuffled = Shuffled(s, 20)
+    options, look = two_rounds(shuffled, ["self_consistency", VERIFIER], 3)
+    assert look.by == "agreement" and len(look.ease) == 150 * 20
+    assert set(np.round(look.ease * 3)) == {1.0, 2.0, 3.0}
+    assert [o.name for o in options] == [f"self_consistency x{k}" for k in (3, 4, 6, 8, 12, 16)]
+    # All samples of all orders are the plain vote, and what is looked at is among those that are paid.
+    assert options[-1].value.mean() == pytest.approx(parallel(s, "self_consistency", [16])[0].value.mean())
+    assert options[0].cost.tolist() == [3.0] * 3000
+    value, cost = cross_fit(lambda train: options, 150, np.array([6.0]), look, orders=20)
+    uniform = parallel(s, "self_consistency", [6])[0].value
+    assert value.shape == (150, 1) and cost.mean() == pytest.approx(6.0, rel=0.05)
+    assert value.mean() > uniform.mean()
+    does = fit(options, np.arange(3000), np.array([6.0]), look)[0]
+    taken = [options[k.low].samples[0] for k in does.kinds]
+    assert taken[0] > taken[-1] == 3.0
+    assert (
+        two_rounds(shuffled, [VERIFIER], 3) is None and two_rounds(shuffled, ["self_consistency"], 16) is None
+    )
+    by_score, seen = two_rounds(Shuffled(samples_of(s.correct, scores=s.scores), 20), ["best_of_n:reward"], 2)
+    assert seen.by == "reward" and by_score[0].name == "best_of_n:reward x2"

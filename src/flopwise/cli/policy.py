@@ -152,14 +152,26 @@ def _show(made: dict[str, Any]) -> None:
     for row in made["policies"]:
         if len(row.get("does", ())) == 1:
             out.print(f"{row['name']}: {_do(row['does'][0])}")
-    what = Table("from", "to", "problems", "what to do", "samples", "accuracy", box=None, pad_edge=False)
-    for row in made["table"]:
-        ends = ["" if row[end] is None else f"{row[end]:.3g}" for end in ("from", "to")]
-        what.add_row(*ends, str(row["problems"]), _do(row), f"{row['samples']:.1f}", f"{row['accuracy']:.1%}")
     out.print(f"by difficulty, hardest first, at this budget ({hard['by']}; fitted on all problems):")
-    out.print(what)
+    out.print(_what(made["table"]))
+    for row in made["policies"]:
+        if look := row.get("look"):
+            out.print(f"two rounds, by {look['by']} of the first {look['m']}, samples in all:")
+            out.print(_what(row["does"]))
     for warning in made["warnings"]:
         out.print(f"mind: {warning}")
+
+
+def _what(rows: list[dict[str, Any]]) -> Any:
+    """Kinds of prompts and what to do with each."""
+    from rich.table import Table
+
+    what = Table("from", "to", "problems", "what to do", "samples", "accuracy", box=None, pad_edge=False)
+    for row in rows:
+        ends = ["" if row[end] is None else f"{row[end]:.3g}" for end in ("from", "to")]
+        many = f"{row['problems']:.0f}"
+        what.add_row(*ends, many, _do(row), f"{row['samples']:.1f}", f"{row['accuracy']:.1%}")
+    return what
 
 
 def _percent(ends: dict[str, float | None], sign: str = "", none: str = "") -> tuple[str, str]:
@@ -172,7 +184,7 @@ def _percent(ends: dict[str, float | None], sign: str = "", none: str = "") -> t
 
 def _do(row: dict[str, Any]) -> str:
     """What is done with prompts of a kind, as `beta:0.95 up to 16 (62%), ... (38%)`."""
-    parts = row["do"]
+    parts = [part for part in row["do"] if part["share"] >= 0.005]
     return (
         parts[0]["option"]
         if len(parts) == 1

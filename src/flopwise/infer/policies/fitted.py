@@ -95,11 +95,17 @@ Build = Callable[[np.ndarray], Sequence[Option]]
 
 def cross_fit(
     build: Build, P: int, budgets: np.ndarray, difficulty: Difficulty | None = None, bins: int = 4,
-    folds: int = 2, repeats: int = 5, seed: int = 0,
+    folds: int = 2, repeats: int = 5, seed: int = 0, orders: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Value and cost [P, T] of each problem under policies fitted without its fold; mean over repeats."""
-    value, cost = np.zeros((P, len(budgets))), np.zeros((P, len(budgets)))
-    for fold in _folds(P, folds, repeats, seed):
+    """Value and cost [P, T] of each problem under policies fitted without its fold; mean over repeats.
+
+    Args:
+        orders: rows that each problem has in options and difficulty, one after another; they share its fold.
+    """
+    R, T = P * orders, len(budgets)
+    value, cost = np.zeros((R, T)), np.zeros((R, T))
+    for folded in _folds(P, folds, repeats, seed):
+        fold = np.repeat(folded, orders)
         for f in range(folds):
             train, rows = np.flatnonzero(fold != f), fold == f
             options = build(train)
@@ -107,7 +113,7 @@ def cross_fit(
                 v, c = policy.apply(options, difficulty)
                 value[rows, t] += v[rows] / repeats
                 cost[rows, t] += c[rows] / repeats
-    return value, cost
+    return value.reshape(P, orders, T).mean(axis=1), cost.reshape(P, orders, T).mean(axis=1)
 
 
 def by_posterior(

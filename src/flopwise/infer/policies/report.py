@@ -21,6 +21,7 @@ from flopwise.infer.policies.options import (
     score_rules,
     stopping,
 )
+from flopwise.infer.policies.rounds import two_rounds
 from flopwise.infer.policies.rules import families
 from flopwise.infer.policies.spending import Frontier
 from flopwise.infer.policies.walk import Shuffled
@@ -28,8 +29,10 @@ from flopwise.infer.samples import Samples
 from flopwise.infer.strategies.best_of_n import FREE
 
 LEAST_PROBLEMS, FEW_PROBLEMS = 20, 100
+LOOK = 2
+"""Samples in the first of two rounds, where difficulty comes from a probe."""
 MC_TOLD = 0.001
-"""Standard error by random orders from which it is told."""
+"""Differences in accuracy from which they are told."""
 
 
 def policies(
@@ -44,7 +47,8 @@ def policies(
     one stopping rule. By difficulty, each bin of prompts gets what is best for it. All are chosen on some
     problems and judged on others (cross-fitted), on samples that difficulty was not taken from, and pay for
     what they use: prompts, samples, judges, difficulty (but for the row marked free). Where the verifier both
-    chooses and shows difficulty, samples are also spread by each prompt's posterior.
+    chooses and shows difficulty, samples are also spread by each prompt's posterior. Two rounds look at the
+    first m samples and take the others at once: see `rounds`.
 
     Args:
         budget: for all problems together, in the samples' unit; or `each`, as much as so many samples of
@@ -115,10 +119,22 @@ def policies(
     if held is not None and difficulty.by == "verifier" and strategies == [VERIFIER]:
         value, cost = by_posterior(held, rest, budgets, difficulty.cost, folds, repeats, seed)
         curves["by posterior"] = Curve("by posterior", value, cost)
+    looked = two_rounds(shuffled, strategies, difficulty.m or LOOK)
+    if looked is not None:
+        rounds, look = looked
+        value, cost = cross_fit(
+            lambda train: rounds, rest.P, budgets, look, bins, folds, repeats, seed, shuffled.orders
+        )
+        curves["two rounds"] = Curve("two rounds", value, cost)
     weight = weights(rest.P, seed=seed)
     found = {n: compare(c, curves["uniform"], mean, weight, level) for n, c in curves.items()}
     for name, (_, hard) in builds.items():
         found[name]["does"] = _does(options[name], everyone, mean, hard, bins)
+    if looked is not None:
+        does = _does(rounds, np.arange(len(look.ease)), mean, look, bins)
+        found["two rounds"] |= {"does": does, "look": {"by": look.by, "m": look.m}}
+        for row in does:
+            row["problems"] = row["problems"] / shuffled.orders
     base = found.pop("uniform")
     adaptive = options.get("adaptive", [])
     return {
@@ -141,10 +157,10 @@ def _warnings(
     mc = max((float(np.sqrt(o.mc.sum())) / samples.P for o in adaptive), default=0.0)
     if mc > MC_TOLD:
         found.append(f"random orders add up to {mc:.1%} (one standard error) to an adaptive accuracy")
-    if beneath[0]:
+    if beneath[1] > MC_TOLD:
         found.append(
-            f"curves are not concave: {beneath[0]} options lie under the hull of their bin, by up to "
-            f"{beneath[1]:.1%}, and are never chosen"
+            f"curves are not concave: {beneath[0]} numbers of samples lie under the hull of their bin, by up "
+            f"to {beneath[1]:.1%}, and are never chosen"
         )
     if samples.P < FEW_PROBLEMS:
         found.append(f"{samples.P} problems, of which half are learned from, are few to choose a policy by")
@@ -201,14 +217,17 @@ def _does(
 
 
 def _beneath(options: Sequence[Option], difficulty: Difficulty, bins: int) -> tuple[int, float]:
-    """Options by difficulty that lie under the hull of their bin: what greedy spending cannot pick."""
-    everyone = np.arange(len(options[0].value))
-    kind = np.searchsorted(difficulty.bins(everyone, bins), difficulty.ease, side="right")
+    """Numbers of samples that lie under the hull of their strategy and bin: what no price picks."""
+    kind = np.searchsorted(difficulty.bins(np.arange(len(difficulty.ease)), bins), difficulty.ease, "right")
+    by_strategy: dict[str, list[Option]] = {}
+    for option in options:
+        by_strategy.setdefault(option.name.rpartition(" x")[0], []).append(option)
     curves = [
         (
-            np.array([o.cost[kind == g].mean() for o in options]),
-            np.array([o.value[kind == g].mean() for o in options]),
+            np.array([o.cost[kind == g].mean() for o in made]),
+            np.array([o.value[kind == g].mean() for o in made]),
         )
+        for made in by_strategy.values()
         for g in np.unique(kind)
     ]
     return Frontier(curves).beneath
