@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from toy_search import Letters, Scripted, ThinkingLetters, make_room
+from toy_search import CFG, Letters, Scripted, ThinkingLetters, make_room
 
 from flopwise.errors import FlopwiseError
 from flopwise.infer.room import Room
@@ -184,3 +186,11 @@ def test_a_trace_is_not_forced_on_where_it_would_have_to_be_cut() -> None:
     outcome = solve(make_room(follow, task=ThinkingLetters(), max_tokens=60), "budget", 3)
     # The first answer takes 5 tokens, so 10 are left; the next takes 7, and 3 are too few for another.
     assert answers(outcome) == ["x;y?a;b;c!"] and outcome.tokens == 12
+
+
+def test_thinking_leaves_room_to_answer() -> None:
+    room = make_room({"*": ["A;"]}, task=ThinkingLetters(), max_tokens=300)
+    assert isinstance(room.engine, Scripted)
+    room.engine.cfg = replace(CFG, max_seq_len=100)
+    outcome = solve(room, "budget:tokens=500", 1)
+    assert outcome.tokens == 100 - 2 - 48 and outcome.chosen is not None and outcome.chosen.answer == "A"

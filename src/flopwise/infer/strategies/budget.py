@@ -8,7 +8,7 @@ spent, the answer is opened for it (`Task.answer_now`). A task that has neither 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -81,7 +81,8 @@ class Budget(Growing):
                 [node], whole=True, limit=most, judged=False, keep=False, kind="sample"
             )
             left, last = (n - 1) * len(node.tokens), len(node.tokens)
-        while left > 0 and node.state != "cut":
+        most = self._most_thinking(room, tree.problem)
+        while (left := min(left, most - len(node.tokens))) > 0 and node.state != "cut":
             if node.state == "done" or (self.at == "step" and node.id):
                 forced = room.task.think_on(room.text(node.tokens))
                 if node.state == "done" and (forced is None or (not self.tokens and last > left)):
@@ -93,12 +94,16 @@ class Budget(Growing):
             )
             last = len(grown.tokens) - len(node.tokens)
             left, node = left - last, grown
-            if not left and node.state != "done":
-                node = replace(node, state="cut")
         if node.state == "done":
             tree.answers.append(node)
         else:
             yield from self._answer(room, tree, node)
+
+    def _most_thinking(self, room: Room, problem: int) -> int:
+        """Tokens of a trace after which there is room in the model's context to answer."""
+        if room.cfg is None:
+            return room.max_tokens
+        return room.cfg.max_seq_len - len(room.asked.ids[problem]) - MOST_ANSWERING // 2 * self.answer
 
     def _answer(self, room: Room, tree: Tree, node: Node) -> Search:
         """Open the answer, more than once if need be, and close what was written."""
