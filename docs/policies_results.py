@@ -173,9 +173,10 @@ def monkeys() -> str:
     paid, free_ = (np.mean(gains[key]) for key in gains)
     said = (
         f"Stopping at the first right answer saves {min(saved):.0%} to {max(saved):.0%}: solved problems "
-        "stop at once, and what they leave goes to the others. Difficulty from 20 samples, a fifth of the budget, "
-        f"changes accuracy by {100 * paid:+.1f} points on average where it is paid for, by "
-        f"{100 * free_:+.1f} where it is free: a problem's own wrong samples say the same, and cost nothing more."
+        "stop at once, and what they leave goes to the others. Difficulty from 20 samples, a fifth of the "
+        f"budget, changes accuracy by {100 * paid:+.1f} points on average where it is paid for, by "
+        f"{100 * free_:+.1f} where it is free: a problem's own wrong samples say the same, and cost nothing "
+        "more."
     )
     head = [
         "model",
