@@ -25,9 +25,9 @@ POWERS = (1.0, 0.5, 0.0)
 """Of the cost that a fall in variance is divided by when runs are chosen: by the FLOP, or by the run."""
 MOST = 60
 """Runs that are proposed at most."""
-PASSES = 3
+PASSES = 2
 """Times that every chosen run is tried against all others."""
-FEW = 12
+FEW = 6
 """Runs up to which an exchange may put several in one's place."""
 WORTH = 1e-3
 """Fall of the logarithm of the aim's variance below which a run is not worth making."""
