@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flopwise.data.tasks import task
+from flopwise.data.tasks.answers import equations, final_choice, final_expression, final_number
+from flopwise.data.tasks.base import MAX_CHARS
 from flopwise.data.tasks.bounded import Judge
 from flopwise.errors import FlopwiseError
 
@@ -101,3 +105,229 @@ def test_formulas_are_equal_by_algebra(tmp_path):
     for hostile in ("9" * 4000, "((" * 2000, "9^{9^{9^{9^9}}}", "\\boxed{" * 300, "\\int" * 70):
         assert t.verify(half, hostile) is False
     assert t.verify(half, "1/2")
+
+
+READERS = (final_number, final_choice, final_expression, equations)
+PIECES = (
+    "8",
+    " ",
+    "\n",
+    "answer is ",
+    "answer: ",
+    "Answer",
+    "\\boxed{",
+    "}",
+    "{",
+    "#### ",
+    "$",
+    "**",
+    "(",
+    ")",
+    "-",
+    ",",
+    "1,000",
+    "=",
+    "+",
+    "3 + 5 = 8",
+    ".",
+    "?",
+    "!",
+    "not ",
+    "or ",
+    "wait ",
+    "no",
+    "A",
+    "b)",
+    "\\frac{1}{2}",
+    "\\sqrt",
+    "<answer>",
+    "</answer>",
+    "9" * 40,
+    "٨",
+    "½",
+    "\u202e",
+    "\x00",
+    "\x1b[31m",
+    "(.*)+$",
+    "^" * 9,
+    "8e9",
+)
+
+
+@pytest.fixture(scope="module")
+def ruled(tmp_path_factory):
+    """One problem under each rule that needs no package: the answer is 8, or A."""
+    folder = tmp_path_factory.mktemp("rules")
+    found = []
+    for rule, gold in (("exact", "8"), ("number", "8"), ("choice", "A"), ("regex", "(8|eight)+")):
+        path = folder / f"{rule}.jsonl"
+        path.write_text(json.dumps({"prompt": "?", "answer": gold}))
+        one = task(f"table:{path},rule={rule}")
+        found.append((one, one.parse("?")))
+    return found
+
+
+@settings(max_examples=150)
+@given(st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
+def test_readers_take_anything_and_give_one_printable_answer_or_none(ruled, text):
+    for reader in READERS[:3]:
+        found = reader(text)
+        assert found is None or (isinstance(found, str) and found and len(found) <= MAX_CHARS)
+    for one, problem in ruled:
+        answer, right = one.answer(text), one.verify(problem, text)
+        assert right in (True, False) and not (right and answer is None)
+        assert all(isinstance(step.ok, bool) for step in one.steps(text, problem))
+
+
+@given(
+    st.integers(0, 99),
+    st.integers(0, 99),
+    st.sampled_from(
+        (
+            "{a} or {b}",
+            "{a} {b}",
+            "{a}, {b}",
+            "{a}/{b}",
+            "{a}\n{b}",
+            "between {a} and {b}",
+            "[{a}, {b}]",
+            "({a})({b})",
+            "The answer is {a}. The answer is {b}.",
+            "answer: {a} or {b}",
+            "#### {a}\n#### {b}",
+            "{a} = {b}",
+            "\\boxed{{{a}}} \\boxed{{{b}}}",
+            "\\boxed{{{a}, {b}}}",
+            "\\boxed{{{a}\\text{{ or }}{b}}}",
+            "The answer is {a}. No, {b}.",
+            "The answer is {a}. Actually it is {b}.",
+            "The answer is {a}? Or {b}?",
+            "\\boxed{{{a}}} is wrong, it is {b}",
+            "not {a} but {b}",
+            "answer = {a} = {b}",
+            "{a}-{b}",
+            "{a}^{b}",
+            "<answer>{a}</answer><answer>{b}</answer>",
+            "answer is \\boxed{{{a}, {b}",
+        )
+    ),
+)
+def test_a_text_that_names_two_numbers_gives_neither(a, b, pattern):
+    if a != b:
+        assert final_number(pattern.format(a=a, b=b)) is None, pattern
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is not 8.",
+        "Is the answer 8?",
+        "8?",
+        "x > 8",
+        "<8",
+        "≥ 8",
+        "≠8",
+        "~8",
+        "√8",
+        "\\sqrt 8",
+        "8π",
+        "8%",
+        "\\boxed{8",
+        "\\boxed{\\boxed{8}}",
+        "8e0",
+        "0x8",
+        "8th",
+        "８",
+        "1 + 7",
+        "The answer is 8. Wait, no.",
+    ],
+)
+def test_what_is_no_answer_abstains(text):
+    assert final_number(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "8",
+        " 8.",
+        "$8$",
+        "**8**",
+        "8.0",
+        "+8",
+        "3 + 5 = 8",
+        "The answer is 8",
+        "the answer is \\boxed{8}.",
+        "#### \\boxed{8}",
+        "So -> 8",
+        "<answer>8</answer>",
+        "Answer: 8\nThe sum of 3 and 5 is meant.",
+        "It is 8 apples.",
+    ],
+)
+def test_what_is_an_answer_is_read(text):
+    assert final_number(text) == "8"
+
+
+@pytest.mark.parametrize(
+    "text", ["\\boxed{9=8}", "8 = 9 = 8", "\\neq 8", "not 8", "x = 8?", "\\boxed{8} no, 9"]
+)
+def test_formulas_that_say_two_things_abstain(text):
+    assert final_expression(text) is None
+
+
+def test_formulas_that_say_one_thing_are_read():
+    assert final_expression("x = 8") == "x = 8" and final_expression("\\boxed{8=8}") == "8=8"
+    assert final_expression("\\boxed{\\text{no solution}}") == "\\text{no solution}"
+
+
+FUZZ = """
+import json
+from flopwise.data.tasks import TASKS
+from flopwise.data.tasks.answers import equations, final_choice, final_expression, final_number
+
+PROBLEMS = [(one, one.generate(1, 0)[0]) for one in TASKS.values()]
+
+def read(what="", times=1, warm=False):
+    text = what * times
+    for reader in (final_number, final_choice, final_expression):
+        assert reader(text) is None or len(text) <= 4096
+    equations(text)
+    for one, problem in PROBLEMS:
+        assert not (len(text) > 4096 and one.verify(problem, text))
+        assert one.answer(text) is None or len(text) <= 4096
+        one.steps(text, problem), one.steps(text)
+    return True
+"""
+
+
+def test_bombs_are_read_within_the_limit_by_every_task(tmp_path, monkeypatch):
+    """In a process that would be ended: a pattern that backtracks would never come back."""
+    (tmp_path / "fuzz_reader.py").write_text(FUZZ)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    judge = Judge("fuzz_reader:read")
+    try:
+        for what in (
+            "answer is ",
+            "\\boxed{",
+            "{",
+            "(",
+            "1,",
+            "9",
+            "1 + 1 = ",
+            "$",
+            "a) ",
+            "1+1=2,",
+            "!",
+            "n't ",
+            "####",
+            "wait ",
+            "\n",
+            ">",
+            "(1+",
+            "check ",
+        ):
+            for times in (4096 // len(what), 60_000):
+                assert judge(seconds=60, what=what, times=times) is True, (what, times)
+    finally:
+        judge.close()

@@ -23,6 +23,14 @@ _ANY_DIGIT = re.compile(r"[0-9]")
 _NEGATION = re.compile(r"\b(?:not|never|neither|nor|wrong|incorrect|cannot|no)\b|n['’]t\b", re.IGNORECASE)
 _LOOSE_SIGN = re.compile(r"[-–—]\s{1,9}[0-9]")
 """A dash before a number that may be its sign, or a bullet."""
+_RELATION = re.compile(r"(?:<|(?:^|\s)>|[≤≥≠≈~√±∓]|\\neq?\b|\\sqrt)\s{0,3}[0-9]|[0-9]\s?[π√∞]")
+"""A number that is a bound, a part of another or what the answer is not; arrows and tags are none."""
+_NOT_EQUAL = re.compile(r"≠|\\neq?\b")
+_TAKEN_BACK = re.compile(
+    r"^[\s.;!?*$}]{0,9}(?:no|not|or)\b|\b(?:wrong|incorrect|mistake|actually|wait|sorry|correction|instead)\b",
+    re.IGNORECASE,
+)
+"""What follows an answer that is not the last word."""
 _MARK = re.compile(r"####|\\boxed\{|\banswer(?: is|:| =)|\banswer\s{0,3}[:=]", re.IGNORECASE)
 _SENTENCE = re.compile(r"\n|[.;!?](?=\s|$)")
 _EQUATION = re.compile(
@@ -65,17 +73,18 @@ def final_number(text: str) -> str | None:
     marks = list(_MARK.finditer(text))
     if not marks:
         return _value(text)
-    values = set()
+    values: set[str | None] = set()
     for mark, following in zip(marks, [*marks[1:], None], strict=True):
         clause = text[mark.end() : following.start() if following else len(text)]
+        if following and not mark[0].endswith("{") and not clause.strip(" \t$*:"):
+            continue  # "the answer is \\boxed{8}" is one mark
         if mark[0].endswith("{"):
             inside, closing, rest = clause.partition("}")
             values.add(canonical_number(inside.strip("$ ")) if closing else None)
-            clause = rest
-            if following is None and _ANY_DIGIT.search(_sentence(clause)):
+            if following is None and (_ANY_DIGIT.search(_sentence(rest)) or _TAKEN_BACK.search(rest)):
                 return None
             continue
-        values.add(_value(_sentence(clause.lstrip())))
+        values.add(_value(_stated(clause, following is None)))
     return values.pop() if len(values) == 1 else None
 
 
@@ -85,9 +94,19 @@ def _sentence(text: str) -> str:
     return text[: end.start()] if end else text
 
 
+def _stated(clause: str, last: bool) -> str:
+    """The sentence after a mark; empty if it asks, or if what follows the last one takes it back."""
+    clause = clause.lstrip(" \t*:\n")
+    said = _sentence(clause)
+    asks = clause[len(said) : len(said) + 1] == "?"
+    return "" if asks or (last and _TAKEN_BACK.search(clause[len(said) :])) else said
+
+
 def _value(text: str) -> str | None:
     """The only number of a text, or the result of the equation that it ends in."""
     text = text.replace("$", " ").replace("**", " ").replace("\u2212", "-").rstrip(" \n\t.!")
+    if text.endswith("?") or _RELATION.search(text):
+        return None
     equation = None
     for equation in _EQUATION.finditer(text):  # noqa: B007
         pass
@@ -115,7 +134,7 @@ def final_choice(text: str) -> str | None:
             text[m.end() : following.start() if following else len(text)]
             for m, following in zip(marks, [*marks[1:], None], strict=True)
         ]
-        found = {_only_choice(_sentence(clause.lstrip(" *:").replace("}", " "))) for clause in clauses}
+        found = {_only_choice(_stated(clause.replace("}", " "), clause is clauses[-1])) for clause in clauses}
         return found.pop() if len(found) == 1 else None
     start = _ALONE_CHOICE.match(text)
     return _only_choice(_sentence(text.strip())) if start else None
@@ -178,13 +197,24 @@ def final_expression(text: str) -> str | None:
     boxed = [m for m in marks if m[0].endswith("{")]
     for mark in boxed:
         found.add(_in_braces(text[mark.end() :]))
+    if boxed and _TAKEN_BACK.search(text[boxed[-1].end() :].partition("}")[2]):
+        return None
     if not boxed:
         for mark in marks:
-            found.add(_bare(_sentence(text[mark.end() :].lstrip())))
+            found.add(_bare(_stated(text[mark.end() :], mark is marks[-1])))
     if not marks:
         found = {_bare(text) if len(text.strip().splitlines()) == 1 else None}
     formula = found.pop() if len(found) == 1 else None
-    return formula if formula is not None and len(formula) <= MAX_FORMULA else None
+    if formula is None or len(formula) > MAX_FORMULA or formula.endswith("?"):
+        return None
+    denied = _NEGATION.search(formula) and _ANY_DIGIT.search(formula)  # "no solution" is an answer
+    return None if denied or _NOT_EQUAL.search(formula) or _two(formula) else formula
+
+
+def _two(formula: str) -> bool:
+    """Whether it equates what differs: two numbers, or more than two things."""
+    sides = [canonical_number(side.strip(" $")) for side in formula.split("=")]
+    return len(sides) > 2 or (len(sides) == 2 and sides[0] is not None and sides[0] != sides[1])
 
 
 def _in_braces(text: str) -> str | None:
