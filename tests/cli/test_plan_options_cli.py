@@ -59,6 +59,8 @@ def test_a_joint_plan_in_words_and_numbers(joint: str, tmp_path: Path) -> None:
 def test_a_target_names_its_least_budget(joint: str) -> None:
     text = call(joint, "--target-accuracy", "0.4", *ASKED)
     assert "nlp 0.9163 takes" in text and "FLOPs at least (95%" in text
+    there = json.loads(call(joint, "--budget", "3e20", *ASKED, "--at", "N=1B,D=20B,post=1B,k=4", "--json"))
+    assert there["exchange"][-1]["flops"] == pytest.approx(6 * 1e9 * 1e9) and len(there["marginal"]) == 4
     started = call(joint, "--budget", "3e20", *ASKED, "--base", "N=400M,D=50B")
     assert "N 4e+08 (4e+08 to 4e+08)" in started
 

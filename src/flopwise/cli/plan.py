@@ -64,6 +64,12 @@ TrainCost = Annotated[
     _option("--train-cost", "FLOPs per parameter and token trained; measure it at small width.", _MACHINE),
 ]
 AnswerCost = Annotated[float, _option("--answer-cost", "FLOPs per parameter and token answered.", _MACHINE)]
+At = Annotated[
+    str | None,
+    typer.Option(
+        "--at", help="Tell marginal gains and exchange rates at N=1B,D=20B,post=1B,k=4, not at the best."
+    ),
+]
 Joint = Annotated[
     bool, typer.Option("--joint", help="With runs: fit joint laws to all sampled models, and plan by these.")
 ]
@@ -89,7 +95,7 @@ def plan(
     deadline: Deadline = None, hardware: Hardware = None, price: Price = None, mfu: Mfu = None,
     serving_mfu: Serving = None, devices: Devices = None, carbon: Carbon = None,
     train_cost: TrainCost = 6.0, answer_cost: AnswerCost = 2.0, joint: Joint = False,
-    methods: Methods = None, out: Out = None, as_json: Json = False,
+    methods: Methods = None, at: At = None, out: Out = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Where the next FLOP should go.
 
@@ -132,6 +138,8 @@ def plan(
         ("queries", queries), ("prompt_tokens", prompt_tokens), ("answer_tokens", answer_tokens)
     ):  # fmt: skip
         given[name] = 0.0 if text is None else number(text, f"--{name.replace('_', '-')}")
+    if at is not None:
+        given["at"] = {name: number(v, name) for name, v in pairs([at], "N=7B").items()}
     fits, reasons = _joint(folders[0], methods) if folders else (_read(what), [])
     _from_fits(fits, flops, given, out, as_json, reasons)
 

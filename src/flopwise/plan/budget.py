@@ -69,19 +69,25 @@ def found(points: Points, i: int = 0) -> dict[str, float]:
     return {name: float(v) for name, v in values.items()}
 
 
-def nothing_left(setting: Setting, budget: float) -> FlopwiseError:
-    """Why no split is affordable, with what the demand or a limit takes."""
-    smallest = setting.limits.base[0] if setting.limits.base else 1.0
-    least = float(setting.answering(smallest, 1.0))
-    who = "training the model to start from" if setting.limits.base else "even one parameter"
+def nothing_left(response: Response, setting: Setting, budget: float) -> FlopwiseError:
+    """Why no split is affordable: what the answers take, the smallest run not too far off, or the limits."""
+    base, limits = setting.limits.base, setting.limits.given()
+    least = float(setting.answering(base[0] if base else 1.0, 1.0))
+    who = "training the model to start from" if base else "even one parameter"
     if least >= budget:
         return FlopwiseError(
             f"plan: the answers leave nothing of {budget:.3g} FLOPs for {who}: they take {least:.3g}"
         )
+    if not set(limits) - {"base", "data"}:
+        N, D = base or (response.ranges["N"][0] / AROUND, response.ranges["D"][0] / AROUND)
+        needed = float(setting.training(N, max(D, 1.0)) + setting.answering(N, 1.0))
+        return FlopwiseError(
+            f"plan: {budget:.3g} FLOPs are below the smallest run that is not more than {AROUND:.0f} times "
+            f"below those fitted: N = {N:.3g} on {D:.3g} tokens, with its answers, takes {needed:.3g}"
+        )
+    names = ", ".join(f"--{name}" for name in limits if name not in ("base", "data"))
     return FlopwiseError(
-        f"plan: no model meets all limits within {budget:.3g} FLOPs; loosen --memory, --latency or "
-        "--deadline, "
-        "or raise the budget"
+        f"plan: no model keeps the limits within {budget:.3g} FLOPs; loosen {names}, or raise the budget"
     )
 
 
@@ -96,7 +102,7 @@ def split(
     """
     best = optimise(response, setting, budget) if points is None else points
     if not np.isfinite(best.score[0]) or best.N[0] < 1:
-        raise nothing_left(setting, budget)
+        raise nothing_left(response, setting, budget)
     at = found(best)
     params = response.draws(DRAWS, seed) if params is None else params
     drawn = optimise(response, setting, budget, params)
@@ -295,7 +301,8 @@ def sensitivity(response: Response, setting: Setting, budget: float, best: Split
             changed.append(("one sample only", replace(setting, demand=replace(d, samples_max=1.0)), budget))
     for limit in ("memory", "latency", "data", "deadline"):
         if getattr(limits, limit) is not None:
-            without = replace(setting, limits=replace(limits, **{limit: None}))
+            free: dict[str, Any] = {limit: None}
+            without = replace(setting, limits=replace(limits, **free))
             changed.append((f"no limit of {limit}", without, budget))
     return [_changed(words, response, s, b, best) for words, s, b in changed]
 

@@ -6,7 +6,7 @@ post-training, samples and limits it is C = 6 N D + 2 N T (`laws.optimum`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +85,7 @@ def plan(
     base: tuple[float, float] | None = None, deadline: float | None = None, hardware: str | None = None,
     price: float | None = None, mfu: float | None = None, devices: float | None = None,
     serving_mfu: float | None = None, carbon: float | None = None, bytes_per_weight: float = 2.0,
-    train_cost: float = 6.0, answer_cost: float = 2.0,
+    train_cost: float = 6.0, answer_cost: float = 2.0, at: Mapping[str, float] | None = None,
 ) -> Plan:  # fmt: skip
     """Split a budget over size, tokens, post-training and samples for the least loss or the most accuracy.
 
@@ -104,6 +104,8 @@ def plan(
             the shares of its peak that training and serving reach, `carbon` kg of CO2 per kWh.
         train_cost: FLOPs per parameter and token trained; `answer_cost` per one read or written. At small
             width, measure them (`flops.count`).
+        at: N, D, post and k of another point than the best one, whose marginal gains and exchange rates to
+        tell.
 
     Raises:
         FlopwiseError: no fit, laws in other variables or of different metrics, no budget and no target or one
@@ -145,12 +147,12 @@ def plan(
     if wanted is not None:
         budget, interval = _least(first, setting, wanted, budget, seed)
     assert budget is not None
-    return _made(laws, setting, budget, wanted, interval, seed)
+    return _made(laws, setting, budget, wanted, interval, seed, at)
 
 
 def _made(
     laws: list[Response], setting: Setting, budget: float, target: float | None,
-    interval: tuple[float | None, float | None] | None, seed: int,
+    interval: tuple[float | None, float | None] | None, seed: int, at: Mapping[str, float] | None,
 ) -> Plan:  # fmt: skip
     from flopwise.plan.budget import (
         DRAWS,
@@ -169,6 +171,7 @@ def _made(
     add_regrets(splits, laws, setting, budget)
     best = splits[0]
     machine = setting.machine
+    here = best.point if at is None else at
     once = best.train_flops + best.post_flops
     worth = sorted({k for k in (*WORTH, float(best.samples)) if 1 < k <= asked.samples_max})
     return Plan(
@@ -177,8 +180,8 @@ def _made(
         setting.limits.given(),
         corners(first, setting, budget) if first.variables & {"post", "k"} else [],
         sensitivity(first, setting, budget, best),
-        marginal(first, setting, best.point, draws=draws),
-        exchange(first, setting, best.point, worth, draws=draws),
+        marginal(first, setting, here, draws=draws),
+        exchange(first, setting, here, worth, draws=draws),
         None if machine is None else machine.bill(once, best.inference_flops),
         [predictions(first, setting, best.point)], neighbours(first, setting, budget, best),
         setting.assumed(),

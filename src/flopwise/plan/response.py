@@ -138,10 +138,12 @@ class Response:
             drawn = loss.value * np.exp(half * rng.standard_normal((DRAWN, 1)))
             values = np.asarray(self.fit.form(outer, {"loss": drawn, **rest}))[:, 0]
             values = np.clip(values + scatter * rng.standard_normal(DRAWN), *self.fit.form.span)
-            ends += [float(v) for v in np.quantile(values, [0.5 - level / 2, 0.5 + level / 2])]
+            ends += [float(v) for v in np.nanquantile(values, [0.5 - level / 2, 0.5 + level / 2])]
         at = self.fit.predict(level=level, loss=loss.value, **rest)
         beyond = max(loss.extrapolation, at.extrapolation)
-        return Prediction(at.value, *ends, beyond, (*loss.warnings, *at.warnings))
+        run_low, run_high, mean_low, mean_high = ends
+        said = (*loss.warnings, *at.warnings)
+        return Prediction(at.value, run_low, run_high, mean_low, mean_high, beyond, said)
 
 
 def responses(fits: Sequence[Fit]) -> list[Response]:
