@@ -48,11 +48,11 @@ def model(n_scores: int = 0) -> Transformer:
 @pytest.fixture(scope="module")
 def room() -> Room:
     chain = task("chain")
-    problems = chain.generate(4, 0)
+    problems = chain.generate(3, 0)
     asked = Asked(TOKENIZER.encode_batch([p.prompt for p in problems]), [TOKENIZER.eos_id], "plain")
     scorer = ProcessScorer(LocalEngine(model(1)), chain, TOKENIZER)
     return Room(
-        LocalEngine(model()), TOKENIZER, chain, problems, asked, 24, scorers={"process": scorer}
+        LocalEngine(model()), TOKENIZER, chain, problems, asked, 16, scorers={"process": scorer}
     )  # fmt: skip
 
 
@@ -70,14 +70,14 @@ def seen(outcome: Outcome) -> Any:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_results_depend_on_seed_and_problem_alone(room: Room, name: str) -> None:
-    together = run(room, name, [0, 1, 2, 3])
-    assert [seen(o) for o in run(room, name, [3, 1])] == [seen(together[3]), seen(together[1])]
-    assert [seen(o) for o in together] != [seen(o) for o in run(room, name, [0, 1, 2, 3], seed=2)]
+    together = run(room, name, [0, 1, 2])
+    assert [seen(o) for o in run(room, name, [2, 1])] == [seen(together[2]), seen(together[1])]
+    assert [seen(o) for o in together] != [seen(o) for o in run(room, name, [0, 1, 2], seed=2)]
     for outcome in together:
         assert outcome.flops["prefill"] > 0 and outcome.flops["decode"] > 0 and outcome.candidates
         # Texts that come to no end are not judged, and the budget of thinking never asks a judge.
         assert outcome.flops["score"] > 0 or name.startswith(("revise", "mixed", "budget"))
-        assert outcome.tokens < 4 * 24 + 4
+        assert outcome.tokens < 4 * 16 + 4
         ids = [s.id for s in outcome.trace]
         assert ids == sorted(set(ids)) and all(s.parent is None or s.parent < s.id for s in outcome.trace)
 

@@ -6,7 +6,7 @@ node's visits. Scores are UCT, Q + c sqrt(ln N / n) (Kocsis and Szepesvari, 2006
 (1 + n) (Silver et al., 2017), with P the model's probability of the step among its siblings.
 
 The first of the n samples is written whole: it says how long an answer is, so that the tree may grow until
-the tokens of n are spent; the last of them finish the best open node.
+the tokens of n are spent; the last of them finish the best open nodes.
 """
 
 from __future__ import annotations
@@ -71,9 +71,11 @@ class Mcts(Searching):
             steps += width
             visited.add(leaf, distinct(children))
             length = tree.full_length if tree.full_length == tree.full_length else length
-        # The tree stops while there is enough left to finish a node that it found.
-        best = min(visited.open(), key=lambda node: node.rank)
-        yield from tree.grow([best], whole=True)
+        # The tree stops while there is enough left to finish a node that it found; perhaps for more than one.
+        for node in sorted(visited.open(), key=lambda node: node.rank):
+            if tree.written + max(length - len(node.tokens), 1.0) > n * length:
+                return
+            yield from tree.grow([node], whole=True)
 
 
 @dataclass
