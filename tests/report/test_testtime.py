@@ -115,6 +115,8 @@ def test_what_a_strategy_saves_is_read_off_its_curve() -> None:
     stops = strategy("stop", None, True, [(4, 0.7, 10.0), (8, 0.9, 40.0)])
     [found] = _savings([even, stops])
     assert found["reached"] == pytest.approx(20.0) and found["share"] == pytest.approx(0.25)
+    useless = strategy("best_of_n:logprob", "logprob", False, [(1, 0.5, 10.0), (8, 0.5, 80.0)])
+    assert not _savings([useless, stops])  # more samples did not help, so there is nothing to save
     assert _reaches(stops["points"], 0.95) is None and _reaches(stops["points"], 0.1) == 10.0
     entry = {"name": "e", "searches": [], "savings": [found]}
     assert "for 25% of its FLOPs" in findings([entry])[0]

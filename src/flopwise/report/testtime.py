@@ -119,14 +119,16 @@ def _between(s: dict[str, Any], values: np.ndarray | None, at: float) -> np.ndar
 
 
 def _savings(strategies: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What share of its FLOPs others need to be as accurate as a strategy that samples evenly is with all
-    its samples: for the same judge, or the vote; None where they never are."""
+    """What share of its FLOPs those that act need to be as accurate as one that samples evenly is at its
+    best, where more than one sample helped it; None where they never are."""
     rows = []
     for s in strategies:
         if not s["acts"]:
             continue
         for even in (e for e in strategies if not e["acts"] and len(e["points"]) > 1):
-            last = even["points"][-1]
+            last = max(even["points"], key=lambda q: (q["value"], -q["n"]))
+            if last["n"] == 1:
+                continue
             reached = _reaches(s["points"], last["value"])
             rows.append({
                 "name": s["name"], "even": even["name"], "n": last["n"], "value": last["value"],
