@@ -110,7 +110,11 @@ def _costs(p: Point) -> str:
 
 def _difference(p: Point) -> str:
     d = p.difference
-    return "" if d is None else f"{d['value']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f})"
+    if d is None:
+        return ""
+    # Rounded before it is written: -0.0 is 0.
+    value, low, high = (round(d[key] or 0.0, 3) + 0.0 for key in ("value", "low", "high"))
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def parts(flops: dict[str, float]) -> str:

@@ -61,7 +61,9 @@ StoreFolder = Annotated[
     Path | None,
     typer.Option("--store", help="Folder of samples: what is there is not drawn again, new ones are added."),
 ]
-Precision = Annotated[str, typer.Option("--precision", help="Of the engine: float32 or bfloat16.")]
+Precision = Annotated[
+    str, typer.Option("--precision", help="Of the model's weights: float32, bfloat16, int8 or int4.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 

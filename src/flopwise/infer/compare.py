@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,27 +147,24 @@ def compare(
             need(room.scorers, name.partition("_")[0], s.name)
     share = 1 / (1 + len(acting))
     report = on_progress or (lambda f: None)
-    samples, spent = _samples(room, strategies, n, seed, lambda f: report(share * f), keep)
+    samples, spent = _samples(room, strategies, n, seed, partial(_part, report, share, 0), keep)
     found: list[Curve] = []
     examples: list[dict[str, Any]] = []
     for s in strategies:
         if isinstance(s, Choosing):
             found.append(_chosen(s, samples, sizes, spent))
         else:
-            place = acting.index(s) + 1
-            curve, some = _acted(
-                room,
-                s,
-                sizes,
-                seed,
-                lambda f, at=place: report(share * (at + f)),
-                keep,
-                shown,  # type: ignore[misc]
-            )
+            part = partial(_part, report, share, acting.index(s) + 1)
+            curve, some = _acted(room, s, sizes, seed, part, keep, shown)
             found.append(curve)
             examples += some
     one = _greedy(samples, spent)
     return Comparison(_with_frontier(_with_differences(found)), one, samples, examples)
+
+
+def _part(report: Callable[[float], None], share: float, before: int, done: float) -> None:
+    """Progress of one of several parts that count alike."""
+    report(share * (before + done))
 
 
 def _judges(s: Choosing | Acting) -> list[str]:

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from flopwise.infer.local import LocalEngine
     from flopwise.infer.room import Room
 
-PRECISIONS = ("float32", "bfloat16")
-
 
 @dataclass(frozen=True)
 class Setting:
@@ -37,7 +35,7 @@ class Setting:
         endpoint: address of an OpenAI-compatible server, up to and with /v1; the model is its name there.
         tokenizer: folder or model whose tokenizer a server's texts are counted in; by default bytes.
         store: folder of samples that were drawn before and are not drawn again (`infer.store`).
-        precision: what products are taken in, float32 or bfloat16.
+        precision: how the model's weights are kept: float32, bfloat16, int8 or int4 (`infer.weights`).
         runs: folder in which models are names.
     """
 
@@ -56,10 +54,6 @@ class Setting:
     runs: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise FlopwiseError(
-                f"precision is {self.precision!r:.40}, must be one of {', '.join(PRECISIONS)}"
-            )
         if self.endpoint is not None and self.probe is not None:
             raise FlopwiseError("probe: a server shows no hidden states; leave the probe or the endpoint out")
 
@@ -111,7 +105,9 @@ def open_model(model: str | Path, setting: Setting, strategies: Sequence[Choosin
         FlopwiseError: the model is not there, writes nothing, or the address is none.
     """
     if setting.endpoint is None:
-        opened = _local(find_model(model, setting.runs), setting)
+        # What acts goes on from what was written: keys and values are kept for it.
+        acts = any(not isinstance(s, Choosing) for s in strategies)
+        opened = _local(find_model(model, setting.runs), setting, acts)
     else:
         opened = _remote(str(model), setting, strategies)
     if setting.store is None:
@@ -150,10 +146,10 @@ def open_room(opened: Opened, task: Task[Any], problems: Sequence[Any], setting:
     )
 
 
-def _local(found: Found, setting: Setting) -> Opened:
+def _local(found: Found, setting: Setting, acts: bool) -> Opened:
     from flopwise.data.tokenizer import Tokenizer
 
-    engine = _engine(found, setting.precision)
+    engine = _engine(found, setting.precision, acts)
     if engine.model.n_scores:
         raise FlopwiseError(
             f"model {found.folder} is a reward model, which writes nothing; take a language model"
@@ -181,14 +177,15 @@ def _remote(model: str, setting: Setting, strategies: Sequence[Choosing | Acting
     return Opened(engine, tokenizer, endpoint.name, None)
 
 
-def _engine(found: Found, precision: str = "float32") -> LocalEngine:
-    import torch
-
+def _engine(found: Found, precision: str = "float32", keeps: bool = False) -> LocalEngine:
     from flopwise.infer.local import LocalEngine
+    from flopwise.infer.weights import KINDS
     from flopwise.models import hf
 
-    dtype = torch.bfloat16 if precision == "bfloat16" else None
-    return LocalEngine(hf.load(found.folder).eval(), dtype=dtype)
+    if precision not in KINDS:
+        raise FlopwiseError(f"precision is {precision!r:.40}, must be one of {', '.join(KINDS)}")
+    weights = precision if keeps or precision != KINDS[0] else None
+    return LocalEngine(hf.load(found.folder).eval(), weights=weights)
 
 
 def _scorers(opened: Opened, task: Task[Any], setting: Setting) -> dict[str, Scorer]:

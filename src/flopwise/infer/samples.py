@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,9 @@ class Samples:
         for name, value in arrays.items():
             if np.shape(value) != shape:
                 raise FlopwiseError(f"samples: {name} has the shape {np.shape(value)}, must be {shape}")
-        rows = {"problems": self.problems, "answers": self.answers, "prefill_flops": self.prefill_flops}
-        rows |= {"greedy": self.greedy, "greedy_flops": self.greedy_flops, "texts": self.texts}  # type: ignore
+        rows: dict[str, Sized | None] = {"problems": self.problems, "answers": self.answers}
+        rows |= {"prefill_flops": self.prefill_flops, "greedy": self.greedy, "texts": self.texts}
+        rows |= {"greedy_flops": self.greedy_flops}
         for name, row in rows.items():
             if row is not None and len(row) != shape[0]:
                 raise FlopwiseError(f"samples: {name} has {len(row)} rows for {shape[0]} problems")

@@ -11,15 +11,17 @@ from flopwise.report.testtime import cost
 
 
 def against_cost(entry: dict[str, Any], narrow: bool) -> Plot | None:
-    """Accuracy of every strategy against what a question costs; the frontier is ringed."""
+    """Accuracy of every strategy against what a question costs, with 95% bands where there is room; the
+    frontier is drawn through its larger marks."""
     strategies = [s for s in entry["strategies"] if s["points"]]
     if not strategies:
         return None
     unit = entry["unit"]
     points = [q for s in strategies for q in s["points"]]
+    spread = [q[end] for q in points for end in ("low", "high") if q.get(end) is not None and not narrow]
     plot = Plot(
         log_axis([cost(q) for q in points], f"{unit} of a question (log)", tick, 3 if narrow else 6),
-        linear_axis([q["value"] for q in points], "accuracy", share_text),
+        linear_axis([q["value"] for q in points] + spread, "accuracy", share_text),
         *((358, 420) if narrow else (880, 500)),
         right=20 if narrow else 210,
         title=f"Accuracy of the strategies of {entry['name']} against the {unit} of a question",
@@ -27,12 +29,16 @@ def against_cost(entry: dict[str, Any], narrow: bool) -> Plot | None:
     for i, s in enumerate(strategies):
         colour = f"s{i % SERIES}"
         rows = sorted(s["points"], key=cost)
+        if not narrow:
+            plot.band([(cost(q), q["low"], q["high"]) for q in rows if q.get("low") is not None], colour)
         plot.line([(cost(q), q["value"]) for q in rows], colour, "dash" if s["acts"] else "")
         for q in rows:
             shape = "diamond" if s["acts"] else "circle"
             plot.dot(cost(q), q["value"], colour, _tip(s, q, unit), shape, 5 if q.get("frontier") else 3)
         if not narrow:
             plot.end_label(cost(rows[-1]), rows[-1]["value"], s["name"], colour)
+    front = sorted((q for q in points if q.get("frontier")), key=cost)
+    plot.line([(cost(q), q["value"]) for q in front], "ink", "thin faint")
     greedy = entry.get("greedy")
     if greedy:
         plot.dot(cost(greedy), greedy["value"], "ink", _tip({"name": "greedy"}, greedy, unit), r=5)

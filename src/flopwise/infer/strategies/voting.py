@@ -8,6 +8,7 @@ import numpy as np
 
 from flopwise.infer.samples import Samples
 from flopwise.infer.strategies.base import Candidate, Choice, Choosing, one_of_the_best
+from flopwise.infer.votes import subsets
 
 DRAWS = 64
 """Subsets of each problem: their part of the mean's standard error is below 0.5 / sqrt(DRAWS * problems)."""
@@ -41,19 +42,18 @@ def vote(
 
 
 def replayed(strategy: Choosing, samples: Samples, k: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """Share [P] of random subsets of k samples in which the strategy chooses a right one. NaN where k > n."""
+    """Share [P] of random subsets of k samples, or of all where they are not more, in which the strategy
+    chooses a right one. NaN where k > n."""
     if k > samples.n:
         return np.full(samples.P, np.nan)
     rng = np.random.default_rng((seed, samples.n, k))
-    rounds = 1 if k == samples.n else draws
-    picks = np.argsort(rng.random((rounds, samples.n)), axis=1)[:, :k]
     values = np.zeros(samples.P)
     for p in range(samples.P):
-        seen = candidates_of(samples, p)
+        seen, (picks, _) = candidates_of(samples, p), subsets(samples.n, k, draws, (seed, p))
         for pick in picks:
             index = strategy.choose([seen[i] for i in pick], rng).index
-            values[p] += index is not None and bool(samples.correct[p, pick[index]])
-    return values / rounds
+            values[p] += (index is not None and bool(samples.correct[p, pick[index]])) / len(picks)
+    return values
 
 
 def candidates_of(samples: Samples, p: int) -> list[Candidate]:

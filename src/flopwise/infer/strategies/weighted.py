@@ -15,7 +15,8 @@ import numpy as np
 from flopwise.infer.samples import Samples
 from flopwise.infer.strategies.base import Candidate, Choice, Named, scores_of
 from flopwise.infer.strategies.best_of_n import FREE, SHORT, check_judge
-from flopwise.infer.strategies.voting import replayed, vote
+from flopwise.infer.strategies.voting import vote
+from flopwise.infer.votes import cast_votes, weighted
 
 LOG_ODDS = ("reward", "process_min", "process_last", "probe")
 LOG_CHANCE = ("process_product", "logprob", "logprob_mean")
@@ -50,8 +51,10 @@ class Weighted(Named):
         return vote(candidates, chances(scores_of(candidates, self.by, "weighted"), self.by).tolist(), rng)
 
     def replay(self, samples: Samples, k: int) -> np.ndarray:
-        """Over random subsets (`voting.DRAWS`)."""
-        return replayed(self, samples, k)
+        """Over random subsets (`votes.DRAWS`), or all where these are not many."""
+        votes = [cast_votes(a, c) for a, c in zip(samples.answers, samples.correct, strict=True)]
+        weights = np.stack([chances(row, self.by) for row in samples.score(self.by)])
+        return weighted(votes, weights, [k])[0][0]
 
 
 def chances(scores: Sequence[float] | np.ndarray, judge: str) -> np.ndarray:
