@@ -59,11 +59,43 @@ def scored(folder: Path) -> Iterator[Row]:
         for n, value in published.items():
             yield {"what": f"{what}, n = {n}", "published": value, "found": found[n],
                    "verdict": YES if abs(found[n] - value) < 6e-4 else NO}  # fmt: skip
+    yield from judge(table)
+
+
+def judge(table: dict[str, Any]) -> Iterator[Row]:
+    """What the process reward model is worth, and thinking length, from the 24 samples of all seeds."""
+    mine = {"problem": table["problem"], "correct": table["correct"], "score": table["prm_score"],
+            "tokens": table["tokens"]}  # fmt: skip
+    made = score(mine, k=[1, 8])
+    found, slope = made["scores"]["score"]["quality"], made["thinking"]["slope"]
+    within, meant = found["auc_within"], found["calibration"]
+    for what, value, interval, note in (
+        ("AUC of the process reward within problems", within["value"], (within["low"], within["high"]),
+         f"{found['problems']} problems with right and wrong samples"),
+        ("AUC pooled over problems", found["auc_pooled"], "", "it knows which problems are easy"),
+        ("expected calibration error", meant["calibration_error"], "",
+         f"{meant['error_by_chance']:.3f} by chance; temperature {meant['temperature']:.2f}"),
+        ("accuracy for twice the tokens, within problems", slope["within"]["value"],
+         (slope["within"]["low"], slope["within"]["high"]), "lengths the model chose itself"),
+        ("accuracy for twice the tokens, pooled", slope["pooled"]["value"],
+         (slope["pooled"]["low"], slope["pooled"]["high"]), "mostly that hard problems are longer"),
+    ):  # fmt: skip
+        yield {"what": what, "published": "", "found": value, "interval": interval, "verdict": OWN, "note": note}
 
 
 def monkeys(folder: Path) -> Iterator[Row]:
     """Pythia on MATH, 10,000 samples a problem: pass@10,000 from a hundredth of them; arXiv 2407.21787."""
     table = read_table(folder / "counts.csv")
+    smallest = {name: column[table["model"].astype(str) == "Pythia 160M"] for name, column in table.items()}
+    coverage = score({name: smallest[name] for name in ("problem", "n", "c")}, k=[1, 10_000])["pass_at_k"]
+    for k, published in ((1, 0.0027), (10_000, 0.57)):
+        found = coverage[k]
+        yield {
+            "what": f"pass@{k:,} of Pythia-160M", "published": published, "found": found["value"],
+            "interval": (found["low"], found["high"]),
+            "verdict": YES if abs(found["value"] - published) < (5e-5 if k == 1 else 5e-3) else NO,
+            "note": "Brown et al., arXiv 2407.21787; the interval is over problems",
+        }  # fmt: skip
     errors, inside, alone = [], [], []
     for model in np.unique(table["model"].astype(str)):
         mine = table["model"].astype(str) == model

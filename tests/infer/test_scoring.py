@@ -1,19 +1,8 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 import flopwise as fw
 from flopwise.errors import FlopwiseError
-
-DATA = Path(__file__).parents[2] / "../shared/data"
-
-
-def published(name):
-    path = DATA / name
-    if not path.exists():
-        pytest.skip(f"published data {name} is not here")
-    return path
 
 
 def table(**changes):
@@ -110,20 +99,58 @@ def test_from_a_file_with_counts(tmp_path):
     assert out["pass_at_k"][8]["value"] is None
 
 
-def test_published_best_of_n_by_a_process_reward_model():
-    """40 MATH-500 problems x 8 samples x 3 seeds: exact over subsets, mean over seeds."""
-    rows = fw.read_table(published("scored_completions") / "samples.csv", rename={"score": "prm_score"})
-    results = []
-    for seed in range(3):
-        one = {name: values[rows["seed"] == seed] for name, values in rows.items()}
-        out = fw.score(one, k=[1, 2, 4, 8])
-        results.append([out["best_of_n"][k]["value"] for k in (2, 4, 8)] + [out["pass_at_k"][8]["value"]])
-    assert np.allclose(np.mean(results, axis=0), [0.462, 0.517, 0.550, 0.700], atol=6e-4)
+def test_several_scores_each_have_their_curves_and_quality():
+    rows = table(score_noise=[0.1, 0.2, 0.3, 0.4, 0.4, 0.3, 0.2, 0.1])
+    out = fw.score(rows, k=[1, 4])
+    assert list(out["scores"]) == ["score", "score_noise"]
+    assert out["best_of_n"] == out["scores"]["score"]["best_of_n"]
+    for entry in out["scores"].values():
+        assert list(entry["best_of_n"]) == list(entry["weighted_at_k"]) == [1, 4]
+        assert entry["weights"] == "the score, a chance"
+        assert entry["quality"]["auc_within"]["value"] is not None
+        assert "it takes 20 problems" in entry["quality"]["overoptimisation"]["verdict"]
+    assert "weighted_at_k:noise - majority_at_k" in out["differences"]
+    only = {name: values for name, values in rows.items() if name != "score"}
+    alone = fw.score(only, k=[4])
+    assert alone["best_of_n"] == alone["scores"]["score_noise"]["best_of_n"]
 
 
-def test_published_counts_of_ten_thousand_samples():
-    path = published("monkeys_math_pythia") / "counts.csv"
-    rows = fw.read_table(path, where="model = 'Pythia 12B'")
-    out = fw.score(rows, k=[1, 10_000])
-    assert out["pass_at_k"][1]["value"] == pytest.approx((rows["c"] / rows["n"]).mean())
-    assert out["pass_at_k"][10_000]["value"] == pytest.approx((rows["c"] > 0).mean())
+def test_a_score_column_that_is_no_number_is_named():
+    with pytest.raises(FlopwiseError, match="column 'score_b' holds 'x' in row 2"):
+        fw.score(table(score_b=[1, "x", 1, 1, 1, 1, 1, 1]))
+
+
+def test_differences_are_paired_over_problems():
+    rng = np.random.default_rng(0)
+    chance = np.repeat(rng.random(60), 8)
+    right = rng.random(480) < chance
+    rows = {
+        "problem": np.repeat(np.arange(60), 8), "correct": right, "score": right + rng.normal(0, 0.7, 480),
+        "answer": np.where(right, "a", "b"),
+    }  # fmt: skip
+    out = fw.score(rows, k=[8])
+    found = out["differences"]["best_of_n - majority_at_k"][8]
+    assert found["value"] == pytest.approx(
+        out["best_of_n"][8]["value"] - out["majority_at_k"][8]["value"]
+    )  # fmt: skip
+    assert found["se"] < np.hypot(out["best_of_n"][8]["se"], out["majority_at_k"][8]["se"])
+    assert found["low"] <= found["value"] <= found["high"]
+
+
+def test_problems_may_have_different_numbers_of_samples():
+    rows = table(problem=["p"] * 5 + ["q"] * 3)
+    out = fw.score(rows, k=[3], forecast=[3])
+    # p: a, a, b, none, x of which two a are right: any three have a or a tie; q: x, y, z with z right.
+    assert out["majority_at_k"][3]["mc_se"] == 0
+    assert all("reason" in found for found in out["forecast"].values())
+
+
+def test_forecasts_of_counts():
+    rng = np.random.default_rng(1)
+    rows = {"problem": np.arange(80), "n": np.full(80, 100), "c": rng.binomial(100, rng.beta(0.3, 4, 80))}
+    out = fw.score(rows, k=[1, 100], forecast=5000)
+    (point,) = out["forecast"]["pass_at_k"]["points"]
+    assert point["k"] == 5000 and not point["measured"]
+    assert out["pass_at_k"][100]["value"] < point["value"] <= point["high"]
+    with pytest.raises(FlopwiseError, match="forecast is"):
+        fw.score(rows, forecast=[0])
