@@ -342,7 +342,7 @@ def steps(engine: Any, text: list[int]) -> Any:
     return torch.cat(rows).log_softmax(-1)
 
 
-def run(parts: list[str] | None = None, turns: int = TURNS) -> Iterator[list[dict[str, Any]]]:
+def measured(parts: list[str], turns: int = TURNS) -> Iterator[list[dict[str, Any]]]:
     """Rows of some parts, by default all, one after the other and as far as each is measured."""
     import torch
 
@@ -355,6 +355,14 @@ def run(parts: list[str] | None = None, turns: int = TURNS) -> Iterator[list[dic
             yield rounding()
         else:
             yield from race(part, turns)
+
+
+def run() -> list[dict[str, Any]]:
+    """Rows of all parts."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for rows in measured([]):
+        found[rows[0]["part"]] = rows
+    return [r for rows in found.values() for r in rows]
 
 
 def main(argv: list[str]) -> int:
@@ -370,7 +378,7 @@ def main(argv: list[str]) -> int:
         print(f"part {unknown[0]!r} does not exist; there are {', '.join(PARTS)}", file=sys.stderr)
         return 2
     path = RESULTS / "sampling_large.json"
-    for rows in run(options.parts, options.turns):
+    for rows in measured(options.parts, options.turns):
         held = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
         fresh = {r["part"] for r in rows}
         save("sampling_large", [r for r in held if r["part"] not in fresh] + rows)
