@@ -40,8 +40,8 @@ class CompareSection(Section):
     temperature: float = Field(default=1.0, gt=0)
     style: Annotated[str, one_of(STYLES)] = "plain"
     shots: Count = 4
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the weights while sampling; bfloat16 is faster where a model is large."""
+    precision: Literal["float32", "bfloat16", "int8", "int4"] = "float32"
+    """Of the weights while sampling; bfloat16 is faster where the processor has it, and slower elsewhere."""
 
     @field_validator("strategies")
     @classmethod
