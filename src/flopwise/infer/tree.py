@@ -322,9 +322,9 @@ class Hands:
             if at is not None:
                 # Log-probabilities are told for a whole row alone.
                 step = replace(row, tokens=row.tokens[: at + 1], logprob=nan, finished=True, ended=False)
-                rest = replace(row, tokens=row.tokens[at + 1 :], logprob=nan)
+                after = replace(row, tokens=row.tokens[at + 1 :], logprob=nan)
                 place = (problem, before + step.tokens)
-                self.rest.setdefault((temperature, place), []).append(rest)
+                self.rest.setdefault((temperature, place), []).append(after)
                 row = step
             found.append((row, paid))
         return found
