@@ -291,7 +291,8 @@ def _with_differences(curves: list[Curve]) -> list[Curve]:
             d = paired(first.values[place], row, True)
             if d["value"] is not None:
                 value, half = float(d["value"]), _half(len(row)) * float(d["se"])
-                low, high = value - half, value + half
+                # What is nothing but rounding is 0.
+                value, low, high = (round(v, 12) + 0.0 for v in (value, value - half, value + half))
                 point = replace(
                     point, difference={"value": value, "low": low, "high": high, "se": float(d["se"])}
                 )

@@ -35,7 +35,7 @@ def standalone(plot: Plot) -> str:
     """A plot as an SVG file: it brings its colours, light and dark, and its own size."""
     svg = plot.render()
     style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    font = "svg { font-family: sans-serif; background: var(--paper); }"
+    font = "svg.plot { font-family: sans-serif; background: var(--paper); }"
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{plot.width:g}" height="{plot.height:g}" '
     body = svg.replace("<svg ", opening, 1)
     cut = body.index(">") + 1
