@@ -210,3 +210,20 @@ def test_a_second_round_goes_to_prompts_whose_first_answers_disagree():
     )
     by_score, seen = two_rounds(Shuffled(samples_of(s.correct, scores=s.scores), 20), ["best_of_n:reward"], 2)
     assert seen.by == "reward" and by_score[0].name == "best_of_n:reward x2"
+
+
+@pytest.mark.parametrize(
+    "samples",
+    [samples_of(np.ones((20, 8))), samples_of(np.zeros((20, 8)), [["x"] * 8] * 20), beta_world(P=20, n=2)[1],
+     samples_of(np.eye(20, 8), scores={"reward": np.where(np.eye(20, 8) > 0, np.nan, 1.0)}),
+     samples_of(np.eye(20, 8), [["x"] * 8] * 20, cost=np.zeros((20, 8)), prefill=1.0)],
+    ids=["all right", "all wrong", "two samples", "no spread in scores", "samples for nothing"],
+)  # fmt: skip
+def test_degenerate_samples_give_numbers_or_none(samples):
+    with np.errstate(all="raise", under="ignore"):
+        made = policies(samples, repeats=1, orders=4)
+    assert "NaN" not in json.dumps(made) and "Infinity" not in json.dumps(made)
+    for row in made["policies"]:
+        affordable = made["budget"] / made["problems"] >= 1 + made["difficulty"]["cost"]
+        if row["name"] == "adaptive" or affordable:
+            assert row["accuracy"]["value"] == pytest.approx(samples.correct.mean(), abs=0.5)

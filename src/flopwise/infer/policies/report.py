@@ -179,7 +179,9 @@ def _budget(samples: Samples, strategies: Sequence[str], budget: float | None, e
         )
     if budget is None:
         dearest = [judge_of(s) for s in strategies]
-        costs = [samples.cost(samples.n // 2 if each is None else each, judge).sum() for judge in dearest]
+        costs = [
+            samples.cost(max(1, samples.n // 2) if each is None else each, judge).sum() for judge in dearest
+        ]
         budget = float(max(costs))
     if not 0 < budget < np.inf:
         raise FlopwiseError(f"policy: the budget is {budget:g}, must be above 0")

@@ -83,7 +83,7 @@ class Walk:
     @cached_property
     def price(self) -> np.ndarray:
         """What one more sample of this prompt should cost [R, n], by those so far; 1: as others do."""
-        return self.spent / np.arange(1, self.cost.shape[1] + 1) / self.unit
+        return np.maximum(self.spent / np.arange(1, self.cost.shape[1] + 1) / self.unit, 1e-9)
 
     def score(self, judge: str) -> np.ndarray:
         """[R, n] by a judge; -inf where it gave none."""
