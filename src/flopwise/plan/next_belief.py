@@ -159,7 +159,7 @@ def knowledge(
     rivals = [
         _rivalry(laws[i], laws[j], beliefs[i], beliefs[j], rows, aims, 1 / len(laws) ** 2)
         for i in range(len(laws)) for j in range(i)
-        if goals[i] is None and laws[i].fit.scale == laws[j].fit.scale
+        if goals[i] is None
     ]  # fmt: skip
     return Knowledge(tuple(beliefs), (1 / len(laws),) * len(laws), tuple(rivals))
 

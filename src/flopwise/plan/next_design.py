@@ -99,7 +99,7 @@ class Belief:
         own = np.einsum("sii->si", self.covariance)[:, rows] + self.noise.within + self.noise.between
         left = self.spread[:, None] - np.einsum("sqr,sqr->sr", towards, towards) / own
         out[single] = np.exp(np.log(np.maximum(left, 1e-300)).mean(axis=0))
-        for i in np.flatnonzero(~single):
+        for i in np.flatnonzero(~single).tolist():
             among = np.array(options[i].rows)
             block = self.covariance[:, among[:, None], among] + self.noise.of([options[i]])
             towards = self.covariance[:, among, -self.aims :]

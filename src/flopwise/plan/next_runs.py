@@ -139,7 +139,7 @@ def next_runs(
         {"laws": [fits[i].law, fits[j].law], "apart": float(np.abs(apart(fits[i], fits[j], aims)).max()),
          "confused": float(np.exp(-then.distance / 8))}
         for (i, j), then in zip(
-            ((i, j) for i in range(len(fits)) for j in range(i)), after.rivalries, strict=False
+            ((i, j) for i in range(len(fits)) for j in range(i)), after.rivalries, strict=True
         )
     ]  # fmt: skip
     return NextRuns(
@@ -161,6 +161,10 @@ def _check(fits: list[Fit], budget: float, goal: str, bend: float) -> None:
     for f in fits:
         if f.form.from_counts:
             raise FlopwiseError(f"next: {f.law} is a law of counts; next needs one that is fitted to values")
+    if len({f.scale for f in fits}) > 1:
+        raise FlopwiseError(
+            "next: one law is fitted on the logarithm and another is not; fit all by one loss"
+        )
     if len({f.form.target for f in fits}) > 1:
         raise FlopwiseError(
             f"next: laws of different metrics ({', '.join(f'{f.law}: {f.form.target}' for f in fits)}); "
@@ -210,9 +214,9 @@ def _narrowing(fit: Fit, now: Belief, then: Belief, added: int) -> Narrowing:
 
     sides = [fit.t(0.95), float(stdtrit(fit.dof + added, 0.975))]
     before, after = (t * np.sqrt(b.spread / b.aims) for t, b in zip(sides, (now, then), strict=True))
-    middle = [float(np.exp(np.log(np.maximum(v, 1e-300)).mean())) for v in (before, after)]
-    low, high = (float(v) for v in np.quantile(after / before, RANGE) * middle[0])
-    return Narrowing(fit.law, *middle, min(low, middle[1]), max(high, middle[1]))
+    first, last = (float(np.exp(np.log(np.maximum(v, 1e-300)).mean())) for v in (before, after))
+    low, high = (float(v) for v in np.quantile(after / before, RANGE) * first)
+    return Narrowing(fit.law, first, last, min(low, last), max(high, last))
 
 
 def _simpler(found: Candidates, options: list[Option], budget: float) -> dict[str, list[Option]]:

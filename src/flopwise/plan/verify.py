@@ -94,11 +94,11 @@ def read_plan(path: str | Path) -> list[Check]:
 
 
 def _prediction(role: str, entry: Mapping[str, Any]) -> Check:
-    numbers = [float(entry[k]) for k in ("value", "low", "high")]
+    value, low, high = (float(entry[k]) for k in ("value", "low", "high"))
     at = {str(n): float(v) for n, v in entry["at"].items()}
-    if not np.isfinite([*numbers, *at.values()]).all() or not numbers[1] <= numbers[0] <= numbers[2]:
-        raise ValueError(f"{entry['what']}: {numbers[0]:g} from {numbers[1]:g} to {numbers[2]:g}")
-    return Check(role, str(entry["what"]), at, *numbers, float(entry.get("level", LEVEL)))
+    if not np.isfinite([value, *at.values()]).all() or not low <= value <= high:
+        raise ValueError(f"{entry['what']}: {value:g} from {low:g} to {high:g}")
+    return Check(role, str(entry["what"]), at, value, low, high, float(entry.get("level", LEVEL)))
 
 
 def verify(
