@@ -65,11 +65,10 @@ def reliability(scores: np.ndarray, right: np.ndarray, bins: int = BINS) -> list
     """
     p = _chance(scores)
     which = np.minimum((p * bins).astype(int), bins - 1)
-    return [
-        {"given": float(p[which == b].mean()), "right": float(np.mean(right[which == b])), "n": int(n)}
-        for b, n in enumerate(np.bincount(which, minlength=bins))
-        if n
-    ]
+    n = np.bincount(which, minlength=bins)
+    given = np.bincount(which, p, minlength=bins) / np.maximum(n, 1)
+    share = np.bincount(which, np.asarray(right, dtype=float), minlength=bins) / np.maximum(n, 1)
+    return [{"given": float(given[b]), "right": float(share[b]), "n": int(n[b])} for b in np.flatnonzero(n)]
 
 
 def expected_error(table: list[dict[str, float]]) -> float:

@@ -114,13 +114,14 @@ def weighted(
     """
     n = len(votes[0][0])
     values, variance = np.zeros((len(ks), len(votes))), np.zeros((len(ks), len(votes)))
-    for i, k in enumerate(ks):
-        if k > n:
-            values[i] = np.nan
-            continue
-        for p, (codes, right) in enumerate(votes):
-            picks, all_of_them = subsets(n, k, draws, (seed, p))
-            width = len(right) + 1
+    values[[k > n for k in ks]] = np.nan
+    for p, (codes, right) in enumerate(votes):
+        width = len(right) + 1
+        orders: dict[int, np.ndarray] = {}
+        for i, k in enumerate(ks):
+            if k > n:
+                continue
+            picks, all_of_them = subsets(n, k, draws, (seed, p), orders)
             place = (np.arange(len(picks))[:, None] * width + codes[picks] + 1).ravel()
             size = len(picks) * width
             summed = np.bincount(place, weights[p][picks].ravel(), minlength=size).reshape(-1, width)
@@ -148,11 +149,19 @@ def weights_from(scores: np.ndarray, read_as: str | None = None) -> tuple[np.nda
     return np.nan_to_num(np.exp(-np.logaddexp(0.0, -scores)), nan=0.0), read_as
 
 
-def subsets(n: int, k: int, draws: int, seed: tuple[int, ...]) -> tuple[np.ndarray, bool]:
-    """Subsets [rounds, k] of n samples: all if at most `draws`, else so many at random; and whether all."""
+def subsets(
+    n: int, k: int, draws: int, seed: tuple[int, ...], orders: dict[int, np.ndarray] | None = None
+) -> tuple[np.ndarray, bool]:
+    """Subsets [rounds, k] of n samples: all if at most `draws`, else so many at random; and whether all.
+
+    Random ones begin the same orders at every k; `orders` keeps them between calls with one seed.
+    """
     if math.comb(n, k) <= draws:
         return np.array(list(itertools.combinations(range(n), k))), True
-    return np.argsort(np.random.default_rng((*seed, n)).random((draws, n)), axis=1)[:, :k], False
+    orders = {} if orders is None else orders
+    if n not in orders:
+        orders[n] = np.argsort(np.random.default_rng((*seed, n)).random((draws, n)), axis=1)
+    return orders[n][:, :k], False
 
 
 def _won(sums: np.ndarray, right: np.ndarray, all_of_them: bool) -> tuple[float, float]:
