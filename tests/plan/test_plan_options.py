@@ -67,6 +67,7 @@ def test_limits_hold_and_are_named():
     assert quick.best.N < free.N
     scarce = plan(joint(), 1e21, **ASKED, data=2e9)
     assert scarce.best.accuracy < free.accuracy and any("passes" in b for b in scarce.best.binding)
+    assert scarce.predictions[0]["at"]["D"] == pytest.approx(scarce.best.D)
     base = plan(joint(), 1e21, **ASKED, base=(4e8, 2e11))
     assert pytest.approx(4e8) == base.best.N and base.best.D >= 2e11
     assert base.best.train_flops == pytest.approx(6 * 4e8 * (base.best.D - 2e11), rel=1e-6, abs=1.0)

@@ -166,8 +166,7 @@ def _small(response: Response, setting: Setting, budget: float) -> list[str]:
     if budget < smallest and setting.limits.base is None:
         return [
             f"the budget, {budget:.3g} FLOPs, is below the smallest run fitted ({smallest:.3g}): the plan "
-            "is an "
-            "extrapolation downwards"
+            "is an extrapolation downwards"
         ]
     return []
 
@@ -330,8 +329,11 @@ def predictions(response: Response, setting: Setting, at: dict[str, float]) -> d
     """What the law says of a point, to be held to it later (`flopwise verify`)."""
     columns = _columns(response, setting, at)
     made = response.predict(columns, SAID)
+    # Where data are short, the law is asked with what repeated tokens are worth; the run will see all of
+    # them.
+    shown = {name: at.get(name, v) for name, v in columns.items()}
     return {
-        "what": response.metric, "at": columns, "value": float(made.value), "low": float(made.low),
+        "what": response.metric, "at": shown, "value": float(made.value), "low": float(made.low),
         "high": float(made.high), "level": SAID,
     }  # fmt: skip
 

@@ -128,8 +128,7 @@ def plan(
     if "k" in first.variables and asked.samples_max > 1 and not queries * answer_tokens > 0:
         raise FlopwiseError(
             f"plan: {first.name} has samples, which are paid with every question; say how many questions "
-            "and how "
-            "long an answer: --queries 1e9 --answer-tokens 500 (or --samples-max 1)"
+            "and how long an answer: --queries 1e9 --answer-tokens 500 (or --samples-max 1)"
         )
     any_machine = any(v is not None for v in (hardware, price, mfu, devices, serving_mfu, carbon))
     machine = Machine.of(hardware, price, mfu, devices, serving_mfu, carbon) if any_machine else None
@@ -240,8 +239,7 @@ def _least(
     if found is None:
         raise FlopwiseError(
             f"plan: {first.name} reaches {first.metric} {target:.4g} with no budget up to {high:.3g} FLOPs "
-            "within "
-            "the limits; lower the target or loosen the limits"
+            "within the limits; lower the target or loosen the limits"
         )
     budget = found[0]
     drawn = np.sort(cheapest_draws(first, setting, goal, budget, first.draws(COST_DRAWS, seed)))

@@ -173,8 +173,7 @@ def responses(fits: Sequence[Fit]) -> list[Response]:
             inside = r.inner or r.fit
             raise FlopwiseError(
                 f"plan: {inside.law} is a law in {', '.join(inside.form.variables)}; plans need one in N "
-                "and D "
-                "(and U, post, k)"
+                "and D (and U, post, k)"
             )
     if len(metrics := {r.metric for r in found}) > 1:
         told = ", ".join(f"{r.name} predicts {r.metric}" for r in found)
