@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("peak", "training", "sampling", "loading", "tree")
-ON_REQUEST = ("posttraining", "sampling_large")
+ON_REQUEST = ("posttraining", "sample_store", "sampling_large")
 """Run when named alone: they need more than the extra `bench`."""
 RESULTS = Path(__file__).parent / "results"
 
