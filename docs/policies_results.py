@@ -159,7 +159,7 @@ def monkeys() -> str:
         mine = found["model"] == model
         rng = np.random.default_rng(0)
         correct = np.argsort(rng.random((mine.sum(), n.max())), axis=1) < c[mine, None]
-        made = policies(samples_of(correct), each=100, by="verifier", m=20, repeats=3)
+        made = policies(samples_of(correct), each=100, by="verifier", m=20, repeats=2)
         by = {row["name"]: row for row in made["policies"]}
         stop, free, spread_ = by["adaptive"], by["by difficulty, free"], by["by posterior"]
         saved.append(stop["saving"]["value"])
@@ -233,7 +233,7 @@ def own(name: str, path: Path) -> tuple[str, dict[str, dict[str, Any]]]:
     parts, curves = [], {}
     strategies = ["self_consistency", *(f"best_of_n:{j}" for j in s.scores), VERIFIER]
     for strategy in strategies:
-        made = policies(s, each=8, strategies=[strategy])
+        made = policies(s, each=8, strategies=[strategy], repeats=3)
         what = made["difficulty"]
         parts.append(
             f"**{strategy}**, as many {s.unit} as 8 samples of each take; difficulty by {what['by']} of "

@@ -177,12 +177,13 @@ def accepting(samples: Samples, rule: Accept, caps: Sequence[int]) -> list[Optio
     precision, dear = ((x * accepted).sum(axis=1) / np.maximum(good, 1) for x in (samples.correct, pays))
     cheap = (pays * ~accepted).sum(axis=1) / np.maximum(n - good, 1)
     below = samples.correct & ~accepted
+    some = bool(below.any())
     by = "" if rule.by == "verifier" else f" at {rule.dial:.3g}"
     out = []
     for cap in caps:
         found = counts.pass_at(cap)
         taken = (n + 1 - (n + 1 - cap) * (1 - found)) / (good + 1)
-        value = found * precision + best_of_k(below, score, cap)
+        value = found * precision + (best_of_k(below, score, cap) if some else 0.0)
         cost = samples.prefill_flops + found * dear + (taken - found) * cheap
         name = f"accept:{rule.by}{by} up to {cap}"
         out.append(Option(name, value, cost, taken, np.zeros(samples.P)))

@@ -174,8 +174,10 @@ def spread(
             f"policy: a total of {total:.4g} does not pay for {minimum} samples of each prompt, which take "
             f"{minimum * cost.sum():.4g}; spend more"
         )
-    dear, cheap = float(np.log(gain(np.zeros(len(a))).max()) + 1e-9), -700.0
-    for _ in range(40):
+    ends = gain(np.zeros(len(a))).max(), gain(np.full(len(a), float(most))).min()
+    dear, cheap = (float(np.log(max(end, 1e-300))) for end in ends)
+    dear, cheap = dear + 1e-9, cheap - 1e-9
+    for _ in range(30):
         middle = (dear + cheap) / 2
         if wanted(np.exp(middle)) @ cost > total:
             cheap = middle
