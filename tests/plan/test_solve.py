@@ -117,3 +117,15 @@ def test_a_plain_law_is_solved_in_closed_form():
     loose = optimise(response, Setting(limits=Limits(memory=1e15)), 1e21)
     assert loose.N[0] == pytest.approx(found.N[0], rel=0.02)
     assert loose.score[0] == pytest.approx(found.score[0], abs=1e-6)
+
+
+def test_of_a_share_the_most_is_best():
+    from flopwise.laws import fit
+
+    x = mesh(N=np.logspace(7, 9.5, 5), D=np.logspace(9, 11.5, 5))
+    y = 1 / (1 + (1e9 / x["N"]) ** 0.5 + (5e10 / x["D"]) ** 0.5)
+    f = fit("accuracy = 1 / (1 + (A / N)^a + (B / D)^b)", x | {"accuracy": y}, loss="squared")
+    found = optimise(Response(f), Setting(), 1e21)
+    N = np.geomspace(1e6, 1e12, 20_001)
+    best = (1 / (1 + (1e9 / N) ** 0.5 + (5e10 / (1e21 / 6 / N)) ** 0.5)).max()
+    assert found.score[0] == pytest.approx(best, abs=1e-4)

@@ -197,7 +197,8 @@ def _closed(
         6.0,
         2.0,
     )
-    if pinned or response.inner or response.variables != {"N", "D"} or not free or np.ndim(budget):
+    plain_law = response.inner is None and response.variables == {"N", "D"} and not response.rises
+    if pinned or not plain_law or not free or np.ndim(budget):
         return None
     demand = float(plain.demand.per_parameter(1.0)) / 2
     if budget <= 6 + 2 * demand:
@@ -205,7 +206,7 @@ def _closed(
     flat = {name: np.ravel(v) for name, v in params[0].items()}
     N, D, loss = optimum(response.fit.form, flat, float(budget), demand)
     one = np.ones(len(N))
-    return Points(N, D, 0 * one, one, loss if response.rises else -loss)
+    return Points(N, D, 0 * one, one, -loss)
 
 
 def cheapest(
