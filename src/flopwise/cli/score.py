@@ -66,13 +66,16 @@ def score(
 
 def _show(result: dict[str, Any]) -> None:
     typer.echo(f"{result['n_samples']} samples of {result['n_problems']} problems; value (95% over problems)")
-    for key, title in TITLES.items():
-        _curve(title, result.get(key, {}))
+    curves = {title: result[key] for key, title in TITLES.items() if key in result}
     for name, entry in result.get("scores", {}).items():
         by = "" if name == "score" else f" {name.removeprefix('score_')}"
-        _curve(f"best of n{by}", entry["best_of_n"])
+        curves[f"best of n{by}"] = entry["best_of_n"]
         if "weighted_at_k" in entry:
-            _curve(f"weighted{by}", entry["weighted_at_k"])
+            curves[f"weighted{by}"] = entry["weighted_at_k"]
+    width = max(map(len, curves))
+    for title, entries in curves.items():
+        for size, entry in entries.items():
+            typer.echo(f"{title:<{width}}{size:>7}  {_entry(entry)}")
     for name, entries in result.get("differences", {}).items():
         if entries:
             size, entry = list(entries.items())[-1]
@@ -86,11 +89,6 @@ def _show(result: dict[str, Any]) -> None:
         typer.echo(f"thinking: {found.get('verdict') or found['reason']}")
     for name, found in result.get("forecast", {}).items():
         _forecast(name, found)
-
-
-def _curve(title: str, entries: dict[int, dict[str, Any]]) -> None:
-    for size, entry in entries.items():
-        typer.echo(f"{title:<11}{size:>6}  {_entry(entry)}")
 
 
 def _entry(entry: dict[str, Any]) -> str:

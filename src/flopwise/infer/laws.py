@@ -43,6 +43,8 @@ LEAST = 1e-3
 """An error at held-out k below this tells nothing: weights end there."""
 REJECTED = 4.0
 """Times the least error at which a form has no say."""
+UNSEEN = 0.25
+"""Share of a judge's interval for a fall, whatever held-out k says: few samples hardly hold what fools it."""
 STEPS = 60
 """Of a refit to resampled problems."""
 Z = 2.0
@@ -216,7 +218,14 @@ def outlook(
         drift = error * np.maximum(1.0, np.abs(own[name] - y[-1]) / moved)
         pools.append(np.clip(draws + rng.standard_normal((DRAWS, 1)) * drift, 0.0, 1.0))
     value = sum(weights[name] * own[name] for name in own)
-    pool = _mixed(pools, list(weights.values()), rng)
+    shares = dict(weights)
+    if kind == "judge":
+        falling = [name for name, (c, _, _) in tried.items() if c.law in CAN_FALL]
+        shares = {
+            name: (1 - UNSEEN) * w + (UNSEEN if name in falling else 0.0) if falling else w
+            for name, w in weights.items()
+        }
+    pool = _mixed(pools, list(shares.values()), rng)
     why.append(
         f"{best} is named: from k up to about n / {TRIAL} it forecast the rest with an error of "
         f"{held_out[best]:.4f}"
@@ -227,7 +236,7 @@ def outlook(
         strategy, best, fitted.form.formula, fitted.params, measured.n, P,
         _points(asked, measured, np.asarray(value), pool, level, costs, seed),
         held_out, weights, {name: float(v[-1]) for name, v in own.items()} if len(beyond) else {}, why,
-        _warnings(beyond, n, P), costs,
+        _warnings(beyond, measured.n, P), costs,
     )  # fmt: skip
 
 
