@@ -55,7 +55,8 @@ def _show_trace(trace: list[TraceStep]) -> None:
         step, depth = todo.pop()
         value = "" if step.value is None or step.value != step.value else f" {step.value:.4g}"
         note = f"  ({printable(step.note)})" if step.note else ""
-        typer.echo(f"    {'  ' * min(depth, 20)}{step.kind}{value}  {printable(step.text)}{note}")
+        line = f"    {'  ' * min(depth, 20)}{step.kind}{value}  {printable(step.text)}{note}"
+        typer.echo(line.rstrip())
         todo += [(child, depth + 1) for child in reversed(below[step.id])]
         shown += 1
     if len(trace) > shown:
