@@ -117,6 +117,7 @@ def test_a_law_of_accuracy_goes_on_from_a_law_of_loss():
         ({"budget": 1e21, "samples_max": 0.5}, "samples_max is 0.5"),
         ({"budget": 1e21, "queries": 0}, "how many questions"),
         ({"budget": 1e21, "memory": -1}, "memory is -1"),
+        ({"budget": 1e21, "data": 1e-3}, "at least one token"),
         ({"budget": 1e21, "mfu": 1.5}, "mfu is 1.5"),
         ({"budget": 1e21, "hardware": "abacus"}, "unknown; there are a100"),
         ({"budget": 1e15}, "below the smallest run"),
@@ -145,3 +146,5 @@ def test_what_is_far_off_is_said():
     assert any("below the smallest run" in w for w in plan(chinchilla(), 1e15).best.warnings)
     far = plan(joint(), 1e24, **ASKED).best
     assert any("no plan goes farther" in b for b in far.binding)
+    beyond = plan(joint(), 1e27, **ASKED).best
+    assert any("of the budget is left" in b for b in beyond.binding)

@@ -133,7 +133,7 @@ def split(
         metric=response.metric, accuracy=_accuracy(response, float(made.value)), post=at["post"],
         post_flops=float(setting.tuning(at["N"], at["post"])), samples=round(at["k"]),
         expected_regret=float(np.maximum(lost, 0.0).mean()) if len(lost) else 0.0,
-        binding=_binding(response, setting, at),
+        binding=_binding(response, setting, budget, at),
     )  # fmt: skip
 
 
@@ -171,7 +171,7 @@ def _small(response: Response, setting: Setting, budget: float) -> list[str]:
     return []
 
 
-def _binding(response: Response, setting: Setting, at: dict[str, float]) -> list[str]:
+def _binding(response: Response, setting: Setting, budget: float, at: dict[str, float]) -> list[str]:
     said, limits = [], setting.limits
     if "k" in response.variables and at["k"] >= setting.demand.samples_max > 1:
         said.append(f"the most samples allowed, {setting.demand.samples_max:g}: more would still pay")
@@ -189,7 +189,9 @@ def _binding(response: Response, setting: Setting, at: dict[str, float]) -> list
         ):
             said.append(f"{words} {AROUND:.0f} times beyond what was fitted: no plan goes farther")
     if limits.data is not None and at["D"] > limits.data * 1.01:
-        said.append(f"data: {at['D'] / limits.data:.1f} passes over what there is")
+        said.append(f"data: {at['D'] / limits.data:.3g} passes over what there is")
+    if (left := 1 - float(setting.total(**at)) / budget) > 0.05:
+        said.append(f"{left:.0%} of the budget is left: nothing within the limits turns it into more")
     return said
 
 
@@ -211,7 +213,8 @@ def corners(response: Response, setting: Setting, budget: float) -> list[dict[st
     take the base as it is.
     """
     out = []
-    has = {"post": "post" in response.variables, "k": "k" in response.variables}
+    asked_more = setting.demand.queries * setting.demand.answer_tokens * (setting.demand.samples_max - 1) > 0
+    has = {"post": "post" in response.variables, "k": "k" in response.variables and asked_more}
     pretraining = _first(optimise(response, setting, budget, pinned={"share": 0.0, "k": 1.0}))
     out.append(("all into pretraining", pretraining))
     ranges = response.ranges

@@ -134,6 +134,8 @@ def plan(
     machine = Machine.of(hardware, price, mfu, devices, serving_mfu, carbon) if any_machine else None
     if base is not None and not (len(base) == 2 and all(np.isfinite(v) and v >= 1 for v in base)):
         raise FlopwiseError(f"plan: base is {base}, must be the N and the D of a model, as N=7e9,D=1e12")
+    if data is not None and data < 1:
+        raise FlopwiseError(f"plan: data is {data:g}, must be at least one token")
     limits = Limits(memory, latency, data, base, deadline, bytes_per_weight)
     setting = Setting(asked, limits, machine, train_cost, answer_cost)
     if base is not None and not setting.fits(base[0], 1.0):
