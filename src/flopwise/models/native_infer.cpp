@@ -216,6 +216,8 @@ inline void whole_panel(const Matrix& w, long panel, const Rounded& x, Lanes (*s
         const bool eight = w.kind == INT8;
         const uint8_t* b = w.data + (panel * groups + g) * GROUP * PANEL / (eight ? 1 : 2);
         const uint16_t* s = w.scales + (panel * groups + g) * PANEL * (eight ? 1 : 2);
+        // The next panels' weights are on their way while these are multiplied.
+        for (long line = 0; line < GROUP * PANEL / (eight ? 1 : 2); line += 64) _mm_prefetch(b + 4096 + line, _MM_HINT_T0);
         __m256i part[M][2];
         for (int m = 0; m < M; m++) part[m][0] = part[m][1] = _mm256_setzero_si256();
         if (eight) {
