@@ -17,7 +17,8 @@ WANTED = {"64": ("float32", 4.0), "small": ("float32", 3.0)}
 """Ratio to generate that is wanted of a part's contender."""
 SHARE_OF_PEAK, SHARE_OF_READING = 0.65, 0.7
 PARTS = {
-    "1": "SmolLM2-135M, one sample", "16": "SmolLM2-135M, 16 samples", "64": "SmolLM2-135M, 64 samples",
+    "1": "SmolLM2-135M, one sample", "stream": "SmolLM2-135M, one sample of a prompt that is known already",
+    "16": "SmolLM2-135M, 16 samples", "64": "SmolLM2-135M, 64 samples",
     "256": "SmolLM2-135M, 256 samples", "small": "A million parameters, 256 samples",
 }  # fmt: skip
 LABELS = {
