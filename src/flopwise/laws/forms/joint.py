@@ -21,7 +21,8 @@ NEEDS = (
 )
 _ROBERTS = "Roberts et al. 2026 (Train-to-Test), arXiv 2604.01411"
 _P0 = Parameter("P0", (0.01, 10.0), unit="post")
-_BETA = "a = max(m * v, 1e-12) and b = max((1 - m) * v, 1e-12)"
+_BETA = "a = max(m * v, 1e-18) and b = max((1 - m) * v, 1e-9)"
+"""A floor below the other: a model that learned nothing solves nothing."""
 _COVERAGE = "coverage = 1 - exp(betaln(a, b + k) - betaln(a, b))"
 _GAIN = (Parameter("g", (0.05, 3.0)), Parameter("s", (-1.0, 1.0), log=False, bounds=(-30.0, 30.0)), _P0)
 
