@@ -1,10 +1,10 @@
 """All three laws in one: size, pretraining tokens, post-training and samples at test time.
 
-Train-to-Test (Roberts et al. 2026, arXiv 2604.01411) knows pretraining and samples; post-training comes in as a
-term that is whole without any (post = 0) and has gone where there is much of it. It is counted as pretraining
-is, in tokens: compute over 6 N, sampling and scoring included, so that the same data cost a larger model more. How post-training should
-enter nobody has measured at scale: there are several forms, to be chosen between by held-out scale
-(`flopwise.plan.joint_law.choose`).
+Train-to-Test (Roberts et al. 2026, arXiv 2604.01411) knows pretraining and samples; post-training comes in as
+a term that is whole without any (post = 0) and has gone where there is much of it. It is counted as
+pretraining is, in tokens: compute over 6 N, sampling and scoring included, so that the same data cost a
+larger model more. How post-training should enter nobody has measured at scale: there are several forms, to be
+chosen between by held-out scale (`flopwise.plan.joint_law.choose`).
 """
 
 from __future__ import annotations
