@@ -163,3 +163,24 @@ def test_samples_equal_the_pieces_of_them():
 def test_a_scorer_that_is_not_there_is_one_line():
     with pytest.raises(FlopwiseError, match="samples goes by probe"):
         room().samples(1, 0, ["probe"])
+
+
+def test_a_scorer_that_keeps_what_it_read_reads_only_what_is_new():
+    asked = Asked.of(TASK, PROBLEMS, "plain", 4, TOK, None)
+    keeps = LocalEngine(SCORER.model, prefix_cache=1 << 24)
+    rooms = [
+        Room(LocalEngine(MODEL), TOK, TASK, PROBLEMS, asked, LIMIT, scorers={"process": scorer})
+        for scorer in (ProcessScorer(SCORER, TASK, TOK), ProcessScorer(keeps, TASK, TOK))
+    ]
+    short = [(p, (5, 6, 7)) for p in range(4)]
+    longer = [(p, (5, 6, 7, 8, 9 + p)) for p in range(4)]
+    for nodes_ in (short, longer, longer):
+        whole, new = (r.values(nodes_) for r in rooms)
+        assert np.allclose(whole, new, atol=1e-5)
+    for p in range(4):
+        size = len(asked.ids[p])
+        first, second = (score_flops(SCORER.cfg, size + n, n_logits=0).total for n in (3, 5))
+        assert rooms[0].flops["score"][p] == pytest.approx(first + 2 * second)
+        # Of five tokens three were read before; the very same text is known.
+        assert rooms[1].flops["score"][p] == pytest.approx(first + second * 2 / (size + 5))
+    assert keeps.values_after([[1, 2, 3]])[0][0] == pytest.approx(SCORER.reward([[1, 2, 3]])[0][0], abs=1e-5)

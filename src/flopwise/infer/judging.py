@@ -78,7 +78,22 @@ class Judge:
         return out, sum(flops)
 
     def _padded(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[Tensor, np.ndarray]]:
-        """Right-padded batches of sequences of like length, with their places in `sequences`.
+        """Right-padded batches of sequences of like length, with their places in `sequences`."""
+        lengths = self._check_texts(sequences)
+        order = np.argsort(-lengths, kind="stable")
+        most = min(SCORED_TOKENS, SCORED_LOGITS // self.cfg.vocab_size)
+        first = 0
+        while first < len(order):
+            longest = int(lengths[order[first]])
+            rows = order[first : first + max(1, most // longest)]
+            ids = np.zeros((len(rows), longest), dtype=np.int64)
+            for row, i in enumerate(rows):
+                ids[row, : lengths[i]] = sequences[i]
+            yield torch.from_numpy(ids), rows
+            first += len(rows)
+
+    def _check_texts(self, sequences: Sequence[Sequence[int]]) -> np.ndarray:
+        """Their lengths [N].
 
         Raises:
             FlopwiseError: a sequence is empty, too long for the model, or outside its vocabulary.
@@ -91,17 +106,7 @@ class Judge:
             )
         if len(lengths):
             self._check_ids(sequences)
-        order = np.argsort(-lengths, kind="stable")
-        most = min(SCORED_TOKENS, SCORED_LOGITS // self.cfg.vocab_size)
-        first = 0
-        while first < len(order):
-            longest = int(lengths[order[first]])
-            rows = order[first : first + max(1, most // longest)]
-            ids = np.zeros((len(rows), longest), dtype=np.int64)
-            for row, i in enumerate(rows):
-                ids[row, : lengths[i]] = sequences[i]
-            yield torch.from_numpy(ids), rows
-            first += len(rows)
+        return lengths
 
     def _check_ids(self, sequences: Sequence[Sequence[int]]) -> None:
         ids = [t for s in sequences for t in (min(s), max(s))]

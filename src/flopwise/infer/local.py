@@ -371,17 +371,34 @@ class LocalEngine(Judge):
         self, prompts: Sequence[Sequence[int]], tokens: Sequence[int], start: float
     ) -> tuple[np.ndarray, Usage]:
         """`next_logprobs` with what is known of the prompts left out."""
+        found, usage = self._read(prompts, lambda logits: logits.log_softmax(-1)[:, list(tokens)])
+        usage.seconds = time.perf_counter() - start
+        return found, usage
+
+    @torch.inference_mode()
+    def values_after(self, sequences: Sequence[Sequence[int]]) -> tuple[np.ndarray, float]:
+        """As `reward`; with a `prefix_cache`, of texts that extend what was read before only what is new is
+        read."""
+        if self.reader is None or not self.model.n_scores:
+            return self.reward(sequences)
+        self._check_texts(sequences)
+        found, usage = self._read(sequences, lambda logits: logits[:, 0])
+        return found, usage.flops
+
+    def _read(
+        self, sequences: Sequence[Sequence[int]], take: Callable[[Tensor], Tensor]
+    ) -> tuple[np.ndarray, Usage]:
+        """What is taken of the outputs after each sequence, with what is known left out, and the cost."""
         assert self.reader is not None
-        number = {p: i for i, p in enumerate(dict.fromkeys(tuple(p) for p in prompts))}
+        number = {p: i for i, p in enumerate(dict.fromkeys(tuple(p) for p in sequences))}
         texts, found, usage = list(number), [], Usage()
         for first in range(0, len(texts), self.max_batch):
             part = texts[first : first + self.max_batch]
             store = self.slots(len(part), max(map(len, part)))
             logits, read = self.reader.read(part, range(len(part)), store)
-            found.append(logits.log_softmax(-1)[:, list(tokens)].numpy())
+            found.append(take(logits).numpy())
             usage += Usage(read.tokens, 0, read.flops)
-        usage.seconds = time.perf_counter() - start
-        return np.concatenate(found)[[number[tuple(p)] for p in prompts]], usage
+        return np.concatenate(found)[[number[tuple(p)] for p in sequences]], usage
 
 
 def rounded(model: Transformer, kind: str) -> Transformer:

@@ -209,7 +209,8 @@ def _scorers(opened: Opened, task: Task[Any], setting: Setting) -> dict[str, Sco
 def _scorer_engine(model: str | Path, opened: Opened, setting: Setting) -> LocalEngine:
     """A reward model that reads what the policy writes."""
     found = find_model(model, setting.runs)
-    engine = _engine(found)
+    # Searches value texts that extend each other.
+    engine = _engine(found, keeps=True)
     if not engine.model.n_scores:
         raise FlopwiseError(f"model {found.folder} has no score head, so it is no reward model; train one")
     theirs = _bytes(found.folder / "tokenizer.json")

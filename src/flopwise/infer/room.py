@@ -2,7 +2,7 @@
 
 FLOPs are counted per problem and purpose. A prompt is read once for all its samples; going on from something
 that was written costs its last token alone, as its keys and values are still there (a prefix cache). A scorer
-reads each text whole.
+reads whole answers whole; of partial ones, where it keeps keys and values too, only what is new.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from flopwise.flops.count import decode_flops, decode_pairs, prefill_flops
 from flopwise.infer.engine import Engine, Usage
 from flopwise.infer.samples import Samples
-from flopwise.infer.scorers import Scorer, StepChecker, Written, need, scorer_of
+from flopwise.infer.scorers import Scorer, StepChecker, Written, need, reads_on, scorer_of
 from flopwise.infer.steps import STEP_ENDS, step_tokens
 from flopwise.infer.strategies.base import Candidate, Choice, Outcome, TraceStep
 
@@ -90,6 +90,7 @@ class Room:
         self.flops = {purpose: np.zeros(P) for purpose in ("prefill", "decode", "score")}
         self.tokens, self.usage, self.clock = np.zeros(P, dtype=np.int64), Usage(), {"sample": 0.0}
         self._known = [_Known() for _ in range(P)]
+        self._valued: dict[str, list[_Known]] = {}
         self._checker = StepChecker(self.task)
 
     def fresh(self) -> Room:
@@ -231,6 +232,9 @@ class Room:
             return np.zeros(0)
         with self._timed(by):
             found, flops = scorer.values(self._written(nodes))
+        if reads_on(scorer):
+            known = self._valued.setdefault(by, [_Known() for _ in self.problems])
+            flops = [cost * self._unread(known, node) for node, cost in zip(nodes, flops, strict=True)]
         for (p, _), cost in zip(nodes, flops, strict=True):
             self.flops["score"][p] += cost
         return found
@@ -312,18 +316,25 @@ class Room:
         if cfg is None:
             return np.zeros(len(lengths))
         whole = len(self.asked.ids[p]) + len(written)
-        cached = self._known[p].cached(written)
-        if cached is not None:  # else its logits are known as well
-            new = whole if cached < 0 else len(written) - cached
+        if share := self._unread(self._known, node):  # else its logits are known as well
             # Each token that is read attends to all the text (as `flops.count` counts a prompt).
             body, head = prefill_flops(cfg, whole, 0).total, prefill_flops(cfg, whole, 1).total
-            self.flops["prefill"][p] += body * new / whole + head - body
+            self.flops["prefill"][p] += body * share + head - body
         base = decode_flops(cfg, 0).total
         per_position = decode_flops(cfg, 1).total - base
         passes = [max(0, m - 1) for m in lengths]  # the first token comes of what was read
         each = np.array([base * m + per_position * decode_pairs(cfg, whole, m) for m in passes])
         self.flops["decode"][p] += each.sum()
         return each
+
+    def _unread(self, known: list[_Known], node: Node) -> float:
+        """Share of a prompt and what is written after it that has to be read, given what is known."""
+        p, written = node
+        cached = known[p].cached(written)
+        if cached is None:
+            return 0.0
+        whole = len(self.asked.ids[p]) + len(written)
+        return 1.0 if cached < 0 else (len(written) - cached) / whole
 
 
 class _Known:

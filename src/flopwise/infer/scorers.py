@@ -52,8 +52,13 @@ class Scorer(Protocol):
         ...
 
     def values(self, written: Sequence[Written]) -> tuple[np.ndarray, np.ndarray]:
-        """Of partial answers [N] in [0, 1], and the FLOPs of each [N]."""
+        """Of partial answers [N] in [0, 1], and the FLOPs of each [N], read whole."""
         ...
+
+
+def reads_on(scorer: Scorer) -> bool:
+    """Whether `values` reads of a text only what is new, as the scorer keeps keys and values."""
+    return getattr(getattr(scorer, "engine", None), "reader", None) is not None
 
 
 def scorer_of(score: str) -> str:
@@ -84,8 +89,7 @@ class OutcomeScorer:
 
     def values(self, written: Sequence[Written]) -> tuple[np.ndarray, np.ndarray]:
         """What it says of a part, though it has only learned whole answers."""
-        found = self.score(written)
-        return chance(found.by["reward"]), found.flops
+        return _last_values(self.engine, written)
 
 
 @dataclass
@@ -107,8 +111,7 @@ class ProcessScorer:
 
     def values(self, written: Sequence[Written]) -> tuple[np.ndarray, np.ndarray]:
         """The chance that the answer will be right, at the last token of the part."""
-        found, _ = self.engine.reward(_sequences(written))
-        return chance(found), read_flops(self.engine.cfg, written)
+        return _last_values(self.engine, written)
 
 
 @dataclass
@@ -160,6 +163,11 @@ def need(scorers: dict[str, Scorer], name: str, who: str) -> Scorer:
         f"{one_line(who, 60)} goes by {one_line(name, 40)}, which is not there; "
         + (f"name it with {how}" if how else f"scorers are {', '.join(NAMES)}")
     )
+
+
+def _last_values(engine: LocalEngine, written: Sequence[Written]) -> tuple[np.ndarray, np.ndarray]:
+    found, _ = engine.values_after(_sequences(written))
+    return chance(found), read_flops(engine.cfg, written)
 
 
 def _sequences(written: Sequence[Written]) -> list[list[int]]:
