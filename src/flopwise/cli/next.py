@@ -85,24 +85,27 @@ def next_(
     """
     if (budget is None) == (running is None):
         raise FlopwiseError("next: give --budget, for which runs to do, or --running, for which to stop")
+    flops = None if budget is None else number(budget, "--budget in FLOPs")
+    asked: dict[str, Any] = {
+        "goal": goal, "at": _at(at), "grid": _grid(grid), "cost": cost,
+        "plan_budget": None if plan_budget is None else number(plan_budget, "--plan-budget in FLOPs"),
+        "demand": 0.0 if demand == "0" else number(demand, "--demand in tokens"),
+    }  # fmt: skip
     bar = Bar("next", quiet=as_json)
     with heard():
         fits, groups = _fits(what, law, mapping, where, sql, cluster, seed)
         bar(0.5)
         if running is not None:
-            _stopping(fits, running, until, within, cluster, _at(at), bend, as_json)
+            _stopping(fits, running, until, within, cluster, asked["at"], bend, as_json)
             return
         from flopwise.plan.next_belief import BEND
         from flopwise.plan.next_runs import next_runs
 
-        assert budget is not None
+        assert flops is not None
         made = next_runs(
-            fits, number(budget, "--budget in FLOPs"), goal=goal, at=_at(at),
+            fits, flops, **asked, seed=seed, groups=groups,
             candidates=None if candidates is None else table_of(candidates, None, None, None, None)[0],
-            grid=_grid(grid), cost=cost, cluster=cluster if candidates is not None else None, groups=groups,
-            plan_budget=None if plan_budget is None else number(plan_budget, "--plan-budget in FLOPs"),
-            demand=0.0 if demand == "0" else number(demand, "--demand in tokens"),
-            bend=BEND if bend is None else bend, seed=seed,
+            cluster=cluster if candidates is not None else None, bend=BEND if bend is None else bend,
         )  # fmt: skip
     bar.close()
     if as_json:
