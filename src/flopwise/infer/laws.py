@@ -12,7 +12,7 @@ are piled up on one side of it (our derivation; a vote among k tells margins abo
 the exponent follows the first few votes and promises too much.
 
 Intervals come from curves of resampled problems, each form refitted to each, and from the form's own error at
-held-out k, which grows with the distance that accuracy is forecast to go.
+held-out k, which grows with the distance that accuracy is forecast to go, and no faster than log k.
 """
 
 from __future__ import annotations
@@ -215,7 +215,9 @@ def outlook(
     own, pools = {}, []
     for name, (candidate, fitted, error) in tried.items():
         own[name], draws = _ahead(fitted, y[-1], drawn[:, candidate.rows(k_of)], drawn[:, -1], n, beyond)
-        drift = error * np.maximum(1.0, np.abs(own[name] - y[-1]) / moved)
+        drift = error * np.clip(
+            np.abs(own[name] - y[-1]) / moved, 1.0, np.log(beyond / n) / np.log(TRIAL) + 1
+        )
         pools.append(np.clip(draws + rng.standard_normal((DRAWS, 1)) * drift, 0.0, 1.0))
     value = sum(weights[name] * own[name] for name in own)
     shares = dict(weights)
