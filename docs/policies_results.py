@@ -67,11 +67,11 @@ def main(given: list[str]) -> None:
     for name, _, path in named:
         text, made = own(name, Path(path))
         parts.append(text)
-        curves |= made
+        curves = curves or made
     if curves:
         picture = DOCS / "img" / "policies.png"
         with_matplotlib.draw(figure(curves)).savefig(picture, dpi=110, metadata={"Software": None})
-        parts.append(f"![Accuracy against compute, by policy](../img/{picture.name})\n")
+        parts.append(f"{named[0][0]}:\n\n![Accuracy against compute, by policy](../img/{picture.name})\n")
     out = DOCS / "results" / "policies.md"
     out.write_text("\n".join(parts), encoding="utf-8")
     print(out.relative_to(DOCS.parent))
