@@ -96,9 +96,10 @@ def table(part: str, rows: list[dict[str, Any]]) -> str:
         ratio = ""
         if r["ratio"] is not None and r["name"] != r["peer_name"]:
             ratio = f"{r['ratio']:.2f} ({r['ratio_low']:.2f} to {r['ratio_high']:.2f})"
+        reading = percent(r["share_of_reading"] if part == "stream" else None)
         lines.append(
             f"| {LABELS[r['name']]} | {r['ours']:,.0f} ({r['low']:,.0f} to {r['high']:,.0f}) | {ratio} "
-            f"| {percent(r['share_of_peak'])} | {percent(r['share_of_reading'])} | {r['turns']} |"
+            f"| {percent(r['share_of_peak'])} | {reading} | {r['turns']} |"
         )
     return "\n".join(lines) + "\n\n"
 
@@ -118,7 +119,7 @@ def verdict(rows: list[dict[str, Any]]) -> str:
     full = by.get(("256", "float32"))
     goals.append(("65% of the peak at 256 samples", full["share_of_peak"] if full else None, SHARE_OF_PEAK))
     single = [
-        r["share_of_reading"] for (part, name), r in by.items() if part == "1" and name in ("int8", "int4")
+        r["share_of_reading"] for (part, name), r in by.items() if part == "stream" and name[:3] == "int"
     ]
     goals.append(
         ("70% of the reading limit, one sample in 8 or 4 bits", max(single, default=None), SHARE_OF_READING)
@@ -131,8 +132,8 @@ def verdict(rows: list[dict[str, Any]]) -> str:
     if ours and beside:
         needed = WANTED["64"][1] * beside["ours"] / ours["ours"] * ours["share_of_peak"]
         missed.append(
-            f"the first would take {needed:.0%} of the peak here, where both sides multiply in float32; it was "
-            "set on hardware with bfloat16 products"
+            f"the first would take {needed:.0%} of the peak here, where both sides multiply in float32; it "
+            "was set on hardware with bfloat16 products"
         )
     text = f"Goals met: {'; '.join(met) or 'none'}.\n\nGoals **not** met: {'; '.join(missed) or 'none'}.\n"
     return text + (f"\nNot measured: {'; '.join(unknown)}.\n" if unknown else "")
