@@ -21,7 +21,10 @@ from typing import Any
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = ("choosing", "pitfalls", "pretraining", "post-training", "test-time", "fitting", "planning")
+PAGES = (
+    "choosing", "pitfalls", "pretraining", "post-training", "test-time", "fitting", "planning", "next", "scoring", "search",
+    "policies",
+)  # fmt: skip
 REGIMES = ("pretraining", "post-training", "test-time")
 FENCE = re.compile(
     r"^```(?P<kind>python|console)\n(?P<code>.*?)^```\n(?P<shown>\n```text\n.*?^```\n)?", re.M | re.S
