@@ -399,8 +399,8 @@ NOTES = """\
 - On published runs the aim, the same error for half of the FLOPs, is **not** met in general. On gemstones
   next gets to the grid's least error for half of its FLOPs, but with few FLOPs the grid is ahead, and the
   largest first is ahead of both. On misfitting next errs less than the grid at the same FLOPs but with the
-  most, where it does not get to the grid's error: the form does not hold at the small end, which a design that
-  trusts it likes. On steplaw_dense there are 14 runs to choose from, and next to nothing to choose.
+  most, where it does not get to the grid's error: the form does not hold at the small end, which a design
+  that trusts it likes. On steplaw_dense there are 14 runs to choose from, and next to nothing to choose.
 - Of misfitting only runs of 1,000 steps or more take part. That was decided after a look at the others: they
   are so far off the form that no way of choosing got anywhere.
 - The largest affordable first is a strong rival wherever the form errs far from the aim. A larger `--bend`,
