@@ -234,7 +234,7 @@ class Room:
             found, flops = scorer.values(self._written(nodes))
         if reads_on(scorer):
             known = self._valued.setdefault(by, [_Known() for _ in self.problems])
-            flops = [cost * self._unread(known, node) for node, cost in zip(nodes, flops, strict=True)]
+            flops = flops * np.array([self._unread(known, node) for node in nodes])
         for (p, _), cost in zip(nodes, flops, strict=True):
             self.flops["score"][p] += cost
         return found

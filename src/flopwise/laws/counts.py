@@ -67,8 +67,9 @@ class Counts:
     def __len__(self) -> int:
         return len(self.n)
 
-    def pass_at(self, k: float) -> Array:
-        """Unbiased chance [P] that k samples hold a right one; NaN where fewer than k were drawn in vain.
+    def pass_at(self, k: float | Array) -> Array:
+        """Unbiased chance [P] that k samples (one number, or one each) hold a right one; NaN where fewer than
+        k were drawn in vain.
 
         1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv 2107.03374, eq. 1). Where sampling stopped at the
         r-th right sample, the others lie in any order among the n - 1 before it, so the same holds for

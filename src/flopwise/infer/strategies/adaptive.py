@@ -123,7 +123,8 @@ class Adaptive(Named):
         cost[:, :t] = [[max(c.tokens, 1) for c in row] for row in rows]
         none = np.zeros((R, n))
         walk = Walk(codes, none, none, {self.by: value}, cost, unit)
-        return rule.stops(walk)[:, :t].any(axis=1) if rule.kind == "window" else rule.stops(walk)[:, t - 1]
+        stops = rule.stops(walk)[:, :t]
+        return np.asarray(stops.any(axis=1) if rule.kind == "window" else stops[:, -1])
 
     def _values(self, rule: Rule, rows: list[list[Candidate]]) -> np.ndarray:
         """Scores [R, t] in the rule's measure."""
