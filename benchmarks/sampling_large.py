@@ -292,7 +292,7 @@ def small_model(folder: Path) -> Any:
 
 
 def rounding() -> list[dict[str, Any]]:
-    """Divergence of the model in fewer bits from float32, at every place of 16 texts of its own."""
+    """Divergence of the model in fewer bits from float32, at every place of 8 texts of its own."""
     import numpy as np
     import torch
 
@@ -305,7 +305,7 @@ def rounding() -> list[dict[str, Any]]:
     starts = ["The capital of France is", "def add(a, b):", "In 1905, Einstein", "Q: 12 + 7\nA:"]
     prompts = tokenizer.encode_batch(starts)
     engine = LocalEngine(model, weights="float32")
-    out = engine.sample(prompts, n=4, max_tokens=12, seed=1)
+    out = engine.sample(prompts, n=2, max_tokens=8, seed=1)
     texts = [prompts[i] + c for i, c in zip(out.prompt_index, out.completions(), strict=True)]
     rows = []
     with torch.inference_mode():
