@@ -22,8 +22,8 @@ import pytest
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = (
-    "choosing", "pitfalls", "pretraining", "post-training", "test-time", "fitting", "planning", "next", "scoring", "search",
-    "policies",
+    "choosing", "pitfalls", "pretraining", "post-training", "test-time", "fitting", "planning", "next",
+    "scoring", "search", "policies",
 )  # fmt: skip
 REGIMES = ("pretraining", "post-training", "test-time")
 FENCE = re.compile(

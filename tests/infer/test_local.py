@@ -192,3 +192,20 @@ def test_reward_is_the_score_at_the_last_token():
     assert flops == pytest.approx(sum(score_flops(scorer.cfg, len(s), n_logits=0).total for s in sequences))
     with pytest.raises(FlopwiseError, match="no score head"):
         LocalEngine(make_model()).reward(sequences)
+
+
+def test_keys_and_values_of_a_batch_stay_within_their_bytes(monkeypatch):
+    from flopwise.infer import local
+
+    model = make_model()
+    engine = LocalEngine(model)
+    prompts = [[1, 2, 3], [4, 5]]
+    whole = engine.sample(prompts, 6, 8, seed=3)
+    tokens, cfg = 3 + 8, model.cfg
+    row = 2 * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim * 4 * tokens
+    monkeypatch.setattr(local, "CACHE_BYTES", 4 * row + 1)
+    assert engine.rows_at_once(tokens, 4) == 4
+    again = engine.sample(prompts, 6, 8, seed=3)
+    assert (whole.ids == again.ids).all()
+    monkeypatch.setattr(local, "CACHE_BYTES", 1)
+    assert engine.rows_at_once(tokens, 4) == 1

@@ -18,6 +18,8 @@ from flopwise.models.native_build import INFERENCE, library
 
 PROMPTS = [[3, 4, 5], [7], [9, 8, 7, 6, 5, 4, 3], [1, 2]]
 compiled = pytest.mark.skipif(library(INFERENCE) is None, reason="no C++ compiler here")
+
+
 def divergence(p, q):
     """Largest Kullback-Leibler divergence of rows of log-probabilities, in nats."""
     return (np.exp(p.astype(float)) * (p.astype(float) - q)).sum(1).max()

@@ -39,6 +39,8 @@ from flopwise.models.transformer import Transformer
 
 COMPACT_BELOW = 0.8
 """Finished rows are dropped when the share still running falls to this: dropping copies the cache."""
+CACHE_BYTES = 1 << 31
+"""Keys and values of the rows decoded together may take so much; they are copied as they grow."""
 PREFIX_CACHE = 1 << 28
 """Bytes of keys and values kept between calls of a continuous engine, unless told otherwise."""
 
@@ -73,7 +75,7 @@ class LocalEngine(Judge):
 
     Args:
         model: weights are read once; make a new engine after changing them.
-        max_batch: rows decoded together.
+        max_batch: rows decoded together, or fewer where their keys and values would exceed `CACHE_BYTES`.
         dtype: what torch's products are taken in; by default what the model's weights are in. bfloat16 is
             twice as fast where there is hardware for it and products are most of the work, and half the
             memory; log-probabilities are then good to two digits.
@@ -188,12 +190,17 @@ class LocalEngine(Judge):
         )  # fmt: skip
         return Prepared(prompts, n, lengths, stream, offset, out)
 
+    def rows_at_once(self, tokens: int, bytes_each: int) -> int:
+        """How many rows of so many tokens are decoded together."""
+        per_token = 2 * self.cfg.n_layers * self.cfg.n_kv_heads * self.cfg.head_dim * bytes_each
+        return max(1, min(self.max_batch, CACHE_BYTES // (per_token * tokens)))
+
     def slots(self, rows: int, capacity: int) -> Slots:
-        """Room for so many rows (at most `max_batch`) of so many tokens; kept for the next call."""
-        count = min(self.max_batch, rows)
+        """Room for so many rows of so many tokens, or those decoded together; kept for the next call."""
+        assert self.reader is not None
+        count = min(rows, self.rows_at_once(capacity, self.reader.forward.dtype.itemsize))
         held = self._store
         if held is None or held.count < count or held.capacity < capacity:
-            assert self.reader is not None
             self._store = None
             if held is not None:
                 count, capacity = max(count, held.count), max(capacity, held.capacity)
@@ -206,12 +213,14 @@ class LocalEngine(Judge):
         """Fill the batch, as many prompts at a time as go into one."""
         prompts, n = asked.prompts, asked.n
         rows = _Rows(np.arange(len(prompts) * n), asked.stream, asked.offset)
-        per_chunk = max(1, self.max_batch // n)
+        longest = int(asked.lengths.max()) + asked.out.ids.shape[1]
+        at_once = self.rows_at_once(longest, self.folded.embed.element_size())
+        per_chunk = max(1, at_once // n)
         for first in range(0, len(prompts), per_chunk):
             part = prompts[first : first + per_chunk]
             logits, cache = self._prefill(part)
-            for a in range(0, len(part) * n, self.max_batch):
-                local = np.arange(a, min(a + self.max_batch, len(part) * n))
+            for a in range(0, len(part) * n, at_once):
+                local = np.arange(a, min(a + at_once, len(part) * n))
                 read = torch.from_numpy(local // n)
                 chunk, columns = rows[local + first * n], max(map(len, part))
                 self._decode(logits[read], cache.select(read), columns, chunk, draw, stop, asked.out)
@@ -392,8 +401,9 @@ class LocalEngine(Judge):
         assert self.reader is not None
         number = {p: i for i, p in enumerate(dict.fromkeys(tuple(p) for p in sequences))}
         texts, found, usage = list(number), [], Usage()
-        for first in range(0, len(texts), self.max_batch):
-            part = texts[first : first + self.max_batch]
+        at_once = self.rows_at_once(max(map(len, texts)), self.reader.forward.dtype.itemsize)
+        for first in range(0, len(texts), at_once):
+            part = texts[first : first + at_once]
             store = self.slots(len(part), max(map(len, part)))
             logits, read = self.reader.read(part, range(len(part)), store)
             found.append(take(logits).numpy())

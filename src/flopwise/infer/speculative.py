@@ -82,7 +82,10 @@ class SpeculativeEngine:
         asked = self.large.prepare(prompts, n, *setting)
         self.small.prepare(prompts, n, *setting)
         out, texts = asked.out, [tuple(p) for p in asked.prompts for _ in range(asked.n)]
-        draw, at_once = Draw(temperature, top_k, top_p), min(self.large.max_batch, self.small.max_batch)
+        draw = Draw(temperature, top_k, top_p)
+        tokens = max(map(len, texts)) + max_tokens + self.ahead
+        # A compiled or torch model keeps keys and values in four bytes at most.
+        at_once = min(engine.rows_at_once(tokens, 4) for engine in (self.large, self.small))
         for begin in range(0, len(texts), at_once):
             rows = np.arange(begin, min(begin + at_once, len(texts)))
             _Chunk(self, [texts[i] for i in rows], rows, asked, draw, stop).run()
