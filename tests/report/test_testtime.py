@@ -108,6 +108,10 @@ def test_search_is_set_against_best_of_n_of_the_same_flops() -> None:
     assert found["difference"] == pytest.approx(0.375)
     assert found["se"] == pytest.approx(np.std([1, 0.5, 0, 0], ddof=1) / 2)
     assert not found["clear"]
+    # A rival need not spend all that a dearer search does.
+    rows[-1] = strategy("beam", "process", True, [(2, 1.0, 400.0)])
+    [found] = _searches(rows, values)
+    assert found["rival_value"] == 0.75 and found["difference"] == 0.25
 
 
 def test_what_a_strategy_saves_is_read_off_its_curve() -> None:

@@ -87,7 +87,8 @@ def _searches(strategies: list[dict[str, Any]], values: dict[str, np.ndarray]) -
     """Each budget of each search against best-of-n for the same FLOPs, its judge's included.
 
     The rival is, at each cost, the better of all that choose among samples by a judge that is no verifier;
-    between two budgets it is credited with the line between them in log FLOPs, problem by problem.
+    between two budgets it is credited with the line between them in log FLOPs, problem by problem, and beyond
+    its largest with what that reached: a rival need not spend all it could.
     """
     rows = []
     rivals = [s for s in strategies if is_judged(s) and s["name"].startswith("best_of_n")]
@@ -109,10 +110,12 @@ def _searches(strategies: list[dict[str, Any]], values: dict[str, np.ndarray]) -
 
 
 def _between(s: dict[str, Any], values: np.ndarray | None, at: float) -> np.ndarray | None:
-    """A strategy's chances [P] at a cost; None outside its budgets."""
+    """A strategy's chances [P] for at most a cost; None below its least budget."""
     costs = np.array([cost(q) for q in s["points"]])
-    if values is None or not costs[0] <= at <= costs[-1]:
+    if values is None or at < costs[0]:
         return None
+    if at >= costs[-1]:
+        return np.asarray(values[-1])
     i = min(int(np.searchsorted(costs, at, side="right")), len(costs) - 1)
     share = np.log(at / costs[i - 1]) / np.log(costs[i] / costs[i - 1])
     return np.asarray((1 - share) * values[i - 1] + share * values[i])
