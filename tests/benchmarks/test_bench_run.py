@@ -20,7 +20,8 @@ ROWS = [
 def test_unknown_name(capsys):
     assert run.main(["peak", "nosuch"]) == 2
     assert capsys.readouterr().err.splitlines() == [
-        "benchmark 'nosuch' does not exist; there are peak, training, sampling, loading, tree, posttraining"
+        "benchmark 'nosuch' does not exist; there are peak, training, sampling, loading, tree, posttraining, "
+        "sample_store, sampling_large"
     ]
 
 

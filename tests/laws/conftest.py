@@ -30,7 +30,8 @@ def grid(law) -> dict[str, np.ndarray]:
 
 def middle(law, x) -> dict[str, float]:
     """Parameters in the middle of the ranges that starts are drawn from."""
-    unit = {p.name: np.exp(np.log(x[p.unit]).mean()) if p.unit else 1.0 for p in law.parameters}
+    positive = {p.name: x[p.unit][x[p.unit] > 0] for p in law.parameters if p.unit}
+    unit = {p.name: np.exp(np.log(positive[p.name]).mean()) if p.unit else 1.0 for p in law.parameters}
 
     def mid(p) -> float:
         if p.log:

@@ -157,7 +157,7 @@ def grid(n: int, odd: bool) -> list[int]:
     """Sizes of the curve that forms are fitted to; odd ones for votes, which ties at even k set back.
 
     >>> grid(16, True)
-    [1, 3, 5, 7, 9, 11, 15]
+    [1, 3, 5, 7, 9, 11, 13, 15]
     """
     ks = np.unique(np.round(np.geomspace(1, n, POINTS)).astype(int))
     return np.unique(2 * ((ks - 1) // 2) + 1 if odd else ks).tolist()
