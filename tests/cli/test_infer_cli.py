@@ -3,30 +3,17 @@ import sys
 
 import pytest
 import typer
-from typer.testing import CliRunner
+from invoking import invoking
 
 from flopwise.cli import infer
 from flopwise.cli.answers import printable
-from flopwise.errors import FlopwiseError
 from flopwise.infer.samples import Samples
 
 app = typer.Typer()
 infer.register(app)
 
 
-def run(*arguments):
-    """Exit code 0 and what was printed."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return result.stdout
-
-
-def refused(*arguments):
-    """The one line of an error that a person caused."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert isinstance(result.exception, FlopwiseError), result.output + repr(result.exception)
-    assert "\n" not in str(result.exception)
-    return str(result.exception)
+run, refused = invoking(app)
 
 
 def test_solve_shows_answer_steps_votes_and_flops(tiny_run):

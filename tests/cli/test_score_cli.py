@@ -3,10 +3,9 @@ import json
 import numpy as np
 import pytest
 import typer
-from typer.testing import CliRunner
+from invoking import invoking
 
 from flopwise.cli import score
-from flopwise.errors import FlopwiseError
 
 app = typer.Typer()
 app.callback()(lambda: None)
@@ -17,19 +16,7 @@ SAMPLES = "id,correct,answer,prm\n" + "".join(
 )
 
 
-def run(*arguments):
-    """Exit code 0 and what was printed."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert result.exit_code == 0, result.output + repr(result.exception)
-    return result.stdout
-
-
-def refused(*arguments):
-    """The one line of an error that a person caused."""
-    result = CliRunner().invoke(app, [str(a) for a in arguments])
-    assert isinstance(result.exception, FlopwiseError), result.output + repr(result.exception)
-    assert "\n" not in str(result.exception)
-    return str(result.exception)
+run, refused = invoking(app)
 
 
 @pytest.fixture

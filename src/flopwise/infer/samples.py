@@ -214,13 +214,13 @@ class Samples:
             FlopwiseError: a column is absent, a value is not what it should be, or problems have unequal or
                 too few samples.
         """
-        from flopwise.infer.scoring import _answer, _booleans, _problems
+        from flopwise.infer.scoring import number_problems, read_answer, read_verdicts
         from flopwise.records.table import numbers, require
 
         for name in ("problem", "correct"):
             require(dict(table), name, "samples")
         columns = {name: np.asarray(values) for name, values in table.items()}
-        problem, right = _problems(columns["problem"]), _booleans(columns["correct"])
+        problem, right = number_problems(columns["problem"]), read_verdicts(columns["correct"])
         counts = np.bincount(problem)
         least, most = int(counts.min()), int(counts.max())
         n = most if n is None else n
@@ -243,7 +243,7 @@ class Samples:
         given = columns["answer"] if "answer" in columns else np.full(len(problem), None)
         return cls(
             problems=[str(value) for value in columns["problem"][places[:, 0]]], correct=right[places],
-            answers=[[_answer(value) for value in row] for row in given[places].tolist()],
+            answers=[[read_answer(value) for value in row] for row in given[places].tolist()],
             logprob=column("logprob", np.nan), tokens=column("tokens", 1).astype(np.int64),
             finished=np.ones(places.shape, dtype=bool), prefill_flops=np.zeros(len(places)),
             decode_flops=column(costs, 1.0),

@@ -60,16 +60,16 @@ def score(
         samples = {name: _objects(v) if isinstance(v, list | tuple) else v for name, v in samples.items()}
     table = read_table(samples)
     require(table, "problem", "score")
-    problem = _problems(table["problem"])
+    problem = number_problems(table["problem"])
     if "correct" not in table and "n" in table and "c" in table:
         return _from_counts(table, problem, sizes, ahead, seed)
     require(table, "correct", "score")
-    judged = _Judged(problem, _booleans(table["correct"]), seed)
+    judged = _Judged(problem, read_verdicts(table["correct"]), seed)
     out: dict[str, Any] = {"n_problems": len(judged.groups), "n_samples": len(problem)}
     curves: dict[str, np.ndarray] = {}
     out["pass_at_k"], curves["pass_at_k"] = judged.by_size(judged.passed, sizes)
     if "answer" in table:
-        judged.vote([_answer(a) for a in table["answer"].tolist()])
+        judged.vote([read_answer(a) for a in table["answer"].tolist()])
         out["majority_at_k"], curves["majority_at_k"] = judged.by_size(judged.majority, sizes, votes=True)
     names = [name for name in table if name == "score" or name.startswith(SCORE)]
     columns = {name: _scores(table[name], name) for name in sorted(names, key=lambda n: n != "score")}
@@ -314,7 +314,7 @@ def _missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _problems(column: np.ndarray) -> np.ndarray:
+def number_problems(column: np.ndarray) -> np.ndarray:
     """Problems as numbers, in order of appearance."""
     numbers: dict[Any, int] = {}
     out = np.empty(len(column), dtype=np.int64)
@@ -328,7 +328,7 @@ def _problems(column: np.ndarray) -> np.ndarray:
     return out
 
 
-def _booleans(column: np.ndarray) -> np.ndarray:
+def read_verdicts(column: np.ndarray) -> np.ndarray:
     """True and false as people's tables spell them; anything else is refused with its row."""
     if column.dtype == bool:
         return column
@@ -358,7 +358,7 @@ def _scores(column: np.ndarray, name: str = "score") -> np.ndarray:
         return out
 
 
-def _answer(value: Any) -> str | None:
+def read_answer(value: Any) -> str | None:
     """None where a sample abstains."""
     if _missing(value):
         return None
